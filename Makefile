@@ -1,0 +1,16 @@
+# Aliases for start.py, which does the work on every system: make lab, make test.
+# Options go into ARGS, another Python into PYTHON: make test PYTHON=python3.13 ARGS="-k store"
+ifeq ($(OS),Windows_NT)
+PYTHON ?= python
+else
+PYTHON ?= $(shell command -v python3 || command -v python)
+endif
+
+.DEFAULT_GOAL := help
+.PHONY: help setup lab test train bench notebooks
+
+help:
+	@$(PYTHON) start.py --help
+
+setup lab test train bench notebooks:
+	@$(PYTHON) start.py $@ $(ARGS)

@@ -1,0 +1,142 @@
+"""Training state to disk and back. Does not train.
+
+A checkpoint is a folder of safetensors and JSON, so nothing is unpickled. It is written under a temporary
+name and renamed when whole: an interrupted one never replaces the last good one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+_MODEL, _OPTIMIZER, _STATE = "model.safetensors", "optimizer.safetensors", "state.json"
+_NAME = re.compile(r"step-(\d{8})")
+
+
+class CheckpointError(ValueError):
+    """A checkpoint cannot be read, or belongs to another run."""
+
+
+def save_model(model: torch.nn.Module, path: Path) -> None:
+    """Write the weights alone, tied ones once."""
+    state = model.state_dict()
+    seen: dict[int, str] = {}
+    kept = {name: t.detach().cpu() for name, t in state.items() if seen.setdefault(t.data_ptr(), name) == name}
+    save_file({name: tensor.contiguous() for name, tensor in kept.items()}, path, metadata={"format": "pt"})
+
+
+def load_model(model: torch.nn.Module, path: Path) -> None:
+    """Read weights written by `save_model` into a model of the same shape.
+
+    Raises:
+        CheckpointError: the file is missing or damaged, or its tensors are not those of the model.
+    """
+    found = _load_tensors(path)
+    ours = model.state_dict()
+    tied = {
+        name: next(n for n, t in ours.items() if t.data_ptr() == tensor.data_ptr()) for name, tensor in ours.items()
+    }
+    wrong = [n for n in ours if tied[n] not in found or found[tied[n]].shape != ours[n].shape]
+    wrong += [n for n in found if n not in ours]
+    if wrong:
+        got = tuple(found[wrong[0]].shape) if wrong[0] in found else "nothing"
+        needed = tuple(ours[wrong[0]].shape) if wrong[0] in ours else "nothing"
+        raise CheckpointError(
+            f"{path} does not fit this model: {wrong[0]} is {got} there and {needed} here. "
+            "Make the model with the settings it was trained with"
+        )
+    model.load_state_dict({name: found[tied[name]] for name in ours})
+
+
+def save_checkpoint(
+    folder: Path,
+    step: int,
+    model: torch.nn.Module,
+    optimizers: Sequence[torch.optim.Optimizer],
+    state: dict[str, Any],
+    *,
+    keep: int = 2,
+) -> Path:
+    """Write `folder/step-XXXXXXXX` and remove all but the newest `keep`. `state` is JSON, for the caller to use."""
+    target = folder / f"step-{step:08d}"
+    partial = folder / f"{target.name}.partial-{os.getpid()}-{secrets.token_hex(4)}"
+    try:
+        partial.mkdir(parents=True)
+        save_model(model, partial / _MODEL)
+        tensors, groups = {}, []
+        for number, optimizer in enumerate(optimizers):
+            saved = optimizer.state_dict()
+            groups.append(saved["param_groups"])
+            for parameter, values in saved["state"].items():
+                for name, value in values.items():
+                    tensors[f"{number}.{parameter}.{name}"] = torch.as_tensor(value).detach().cpu().contiguous()
+        save_file(tensors, partial / _OPTIMIZER)
+        text = json.dumps({"step": step, "param_groups": groups, **state}, indent=1)
+        (partial / _STATE).write_text(text, encoding="utf-8", newline="\n")
+        for file in partial.iterdir():
+            with file.open("rb+") as handle:
+                os.fsync(handle.fileno())
+        if target.exists():
+            shutil.rmtree(target)
+        partial.rename(target)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    for old in _checkpoints(folder)[:-keep]:
+        shutil.rmtree(old, ignore_errors=True)
+    return target
+
+
+def latest_checkpoint(folder: Path) -> Path | None:
+    """The whole checkpoint with the highest step, or None."""
+    found = _checkpoints(folder)
+    return found[-1] if found else None
+
+
+def load_checkpoint(path: Path, model: torch.nn.Module, optimizers: Sequence[torch.optim.Optimizer]) -> dict[str, Any]:
+    """Restore model and optimizers; returns the JSON state that was given to `save_checkpoint`, and "step".
+
+    Raises:
+        CheckpointError: damaged, or of another model or optimizer.
+    """
+    try:
+        state = json.loads((path / _STATE).read_text(encoding="utf-8"))
+        groups = state.pop("param_groups")
+    except (OSError, ValueError, KeyError, AttributeError) as error:
+        raise CheckpointError(
+            f"{path / _STATE} cannot be read ({error}): remove {path} to use the one before"
+        ) from None
+    load_model(model, path / _MODEL)
+    tensors = _load_tensors(path / _OPTIMIZER)
+    if len(groups) != len(optimizers):
+        raise CheckpointError(f"{path} holds {len(groups)} optimizers, this run has {len(optimizers)}: same settings?")
+    for number, (optimizer, param_groups) in enumerate(zip(optimizers, groups, strict=True)):
+        entries: dict[int, dict[str, torch.Tensor]] = {}
+        for key, tensor in tensors.items():
+            owner, parameter, name = key.split(".", 2)
+            if int(owner) == number:
+                entries.setdefault(int(parameter), {})[name] = tensor
+        try:
+            optimizer.load_state_dict({"state": entries, "param_groups": param_groups})
+        except (ValueError, KeyError) as error:
+            raise CheckpointError(f"{path} holds another optimizer ({error}): resume with the same settings") from None
+    return state
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.glob("step-*") if _NAME.fullmatch(p.name) and p.is_dir())
+
+
+def _load_tensors(path: Path) -> dict[str, torch.Tensor]:
+    try:
+        return load_file(path)
+    except Exception as error:  # safetensors raises its own type, OSError or FileNotFoundError
+        raise CheckpointError(f"{path} is missing or damaged ({error})") from None

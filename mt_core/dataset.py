@@ -1,0 +1,166 @@
+"""Rows to tensors: the PyTorch dataset. Does not choose the order of rows or build loaders."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from mt_core.corpus import OnError, SampleBy
+from mt_core.store import TokenStore, open_corpus
+from mt_core.tokenizer import MicroTransformerTokenizer
+from mt_core.windows import ContiguousRows, DocumentRows
+
+Chunking = Literal["contiguous", "per_document"]
+Batch = dict[str, torch.Tensor]
+
+
+class TransformerDataset(Dataset[Batch]):
+    """Rows for causal language modelling: `dataset[i]` -> {"input_ids": int64 (T,), "labels": int64 (T,)}.
+
+    `labels[t]` is the token after `input_ids[t]`: shifted here, once, and never in the model. -100 marks
+    targets to ignore. With `chunking="per_document"` a row also has `position_ids` and `document_ids`.
+
+    Args:
+        source: a JSONL or plain-text file, the folder of a token store, or a `TokenStore`. A file is
+            tokenized on first use and kept in a cache beside it (see `open_corpus`).
+        tokenizer: needed for a file; for a store it is checked to be the one that made it.
+        seq_length: T, tokens in a row.
+        is_jsonl: JSONL or plain text; None tells by the file's suffix.
+        stride: distance between the starts of neighbouring rows; by default seq_length, so that each target
+            is seen exactly once an epoch. Contiguous rows only.
+        chunking: "contiguous" cuts one continuous stream; "per_document" starts each document on a new row.
+        text_field, sample_by, on_error: how a file is read, see `read_documents`.
+        cache_dir: where the store of a file is kept.
+
+    Raises:
+        ValueError: a bad setting, or a corpus that cannot fill one row; CorpusError, StoreError and
+            TokenizerError, which say what is wrong with the file, the store or the tokenizer.
+
+    >>> store = TokenStore.from_token_ids(range(10), vocab_size=10)
+    >>> dataset = TransformerDataset(store, seq_length=3)
+    >>> len(dataset), dataset[1]["input_ids"].tolist(), dataset[1]["labels"].tolist()
+    (3, [3, 4, 5], [4, 5, 6])
+    """
+
+    def __init__(
+        self,
+        source: str | os.PathLike[str] | TokenStore,
+        tokenizer: MicroTransformerTokenizer | None = None,
+        seq_length: int = 128,
+        *,
+        is_jsonl: bool | None = None,
+        stride: int | None = None,
+        chunking: Chunking = "contiguous",
+        text_field: str = "text",
+        sample_by: SampleBy = "document",
+        on_error: OnError = "raise",
+        cache_dir: str | os.PathLike[str] | None = None,
+    ) -> None:
+        check_count("seq_length", seq_length)
+        if stride is not None:
+            check_count("stride", stride)
+        if chunking not in get_args(Chunking):
+            raise ValueError(f"chunking={chunking!r}, it must be one of {', '.join(get_args(Chunking))}")
+        if stride is not None and chunking != "contiguous":
+            raise ValueError(f"stride={stride} goes with chunking='contiguous', not with {chunking!r}: leave it out")
+        if isinstance(source, TokenStore):
+            store = source
+        elif Path(source).is_dir():
+            store = TokenStore.open(source)
+        elif tokenizer is None:
+            raise ValueError(f"{source} is a text file and needs a tokenizer: TransformerDataset(path, tokenizer, …)")
+        else:
+            store = open_corpus(
+                source,
+                tokenizer,
+                cache_dir=cache_dir,
+                is_jsonl=is_jsonl,
+                text_field=text_field,
+                sample_by=sample_by,
+                on_error=on_error,
+            )
+        if tokenizer is not None and store.tokenizer_hash not in (None, tokenizer.fingerprint()):
+            raise ValueError(
+                f"{store} was made with another tokenizer ({store.tokenizer_hash[:12]}…, this one is "
+                f"{tokenizer.fingerprint()[:12]}…): load that one, or prepare the corpus again with this one"
+            )
+        self.store, self.seq_length, self.stride, self.chunking = store, seq_length, stride, chunking
+        self.rows = self._create_rows()
+
+    def _create_rows(self) -> ContiguousRows | DocumentRows:
+        if self.chunking == "per_document":
+            return DocumentRows(self.store, self.seq_length)
+        return ContiguousRows(self.store, self.seq_length, self.stride)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> Batch:
+        size = len(self)
+        if not -size <= index < size:
+            raise IndexError(f"row {index} does not exist: rows go from 0 to {size - 1}")
+        return {name: tensor[0] for name, tensor in self.gather(np.array([index % size])).items()}
+
+    def __getitems__(self, indices: Sequence[int]) -> RowBatch:
+        """The rows of a batch in one gather; PyTorch's loaders call this with a list of row numbers."""
+        return RowBatch(self.gather(np.asarray(indices, dtype=np.int64)))
+
+    def gather(self, rows: np.ndarray) -> Batch:
+        """Tensors (B, T) of rows int64 (B,)."""
+        return {name: torch.from_numpy(array) for name, array in self.rows.gather(rows).items()}
+
+    def settings(self) -> dict[str, Any]:
+        """What decides the rows: equal settings mean equal rows."""
+        return {
+            "corpus": self.store.fingerprint(),
+            "seq_length": self.seq_length,
+            "stride": self.stride,
+            "chunking": self.chunking,
+        }
+
+    def fingerprint(self) -> str:
+        """A SHA-256 over `settings()`."""
+        return hashlib.sha256(json.dumps(self.settings(), sort_keys=True).encode()).hexdigest()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "rows"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self.rows = self._create_rows()  # the map of the store is open again, in this process
+
+
+class RowBatch(Sequence[Batch]):
+    """A batch that was gathered whole. Looks like a list of rows, so any collate function can take it."""
+
+    def __init__(self, batch: Batch) -> None:
+        self.batch = batch
+
+    def __len__(self) -> int:
+        return len(self.batch["input_ids"])
+
+    def __getitem__(self, index):  # type: ignore[no-untyped-def]
+        return {name: tensor[index] for name, tensor in self.batch.items()}
+
+
+def collate_rows(rows: RowBatch) -> Batch:
+    """The collate function of our loaders: the batch is there already, hand it over."""
+    return rows.batch
+
+
+def check_count(name: str, value: object) -> None:
+    """Refuse anything but a whole number from 1.
+
+    Raises:
+        ValueError: with the name and what was got.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+        raise ValueError(f"{name}={value!r}, a whole number of at least 1 is needed")
