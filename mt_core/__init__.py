@@ -1,5 +1,7 @@
 """MicroTransformer: what happens between a text file and a training step."""
 
+from typing import TYPE_CHECKING, Any
+
 from mt_core.checkpoints import CheckpointError
 from mt_core.corpus import CorpusError, CorpusWarning, read_documents
 from mt_core.dataset import TransformerDataset
@@ -7,7 +9,9 @@ from mt_core.loaders import LoaderStateError, TokenLoader, create_dataloaders
 from mt_core.model import MicroTransformer, ModelConfig, generate
 from mt_core.store import StoreError, TokenStore, prepare_corpus
 from mt_core.tokenizer import MicroTransformerTokenizer, TokenizerError
-from mt_core.training import TrainConfig, evaluate, fit
+
+if TYPE_CHECKING:
+    from mt_core.training import TrainConfig, evaluate, fit
 
 __all__ = [
     "CheckpointError",
@@ -30,3 +34,12 @@ __all__ = [
     "prepare_corpus",
     "read_documents",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    # Imported when asked for: `python -m mt_core.training` warns if the package has imported it before.
+    if name not in ("TrainConfig", "evaluate", "fit"):
+        raise AttributeError(f"module 'mt_core' has no attribute {name!r}")
+    from mt_core import training
+
+    return getattr(training, name)

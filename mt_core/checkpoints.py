@@ -1,7 +1,7 @@
 """Training state to disk and back. Does not train.
 
 A checkpoint is a folder of safetensors and JSON, so nothing is unpickled. It is written under a temporary
-name and renamed when whole: an interrupted one never replaces the last good one.
+name and renamed when whole, and renamed again before it is removed: what has the name of a checkpoint is whole.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import re
 import secrets
 import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -66,9 +67,12 @@ def save_checkpoint(
     *,
     keep: int = 2,
 ) -> Path:
-    """Write `folder/step-XXXXXXXX` and remove all but the newest `keep`. `state` is JSON, for the caller to use."""
+    """Write `folder/step-XXXXXXXX` and remove all but the newest `keep`. `state` is JSON, for the caller to use.
+
+    One run writes into a folder at a time: what a killed one left half-done there is removed.
+    """
     target = folder / f"step-{step:08d}"
-    partial = folder / f"{target.name}.partial-{os.getpid()}-{secrets.token_hex(4)}"
+    partial = _unfinished(target)
     try:
         partial.mkdir(parents=True)
         save_model(model, partial / _MODEL)
@@ -86,12 +90,15 @@ def save_checkpoint(
             with file.open("rb+") as handle:
                 os.fsync(handle.fileno())
         if target.exists():
-            shutil.rmtree(target)
+            target.rename(_unfinished(target))
         partial.rename(target)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     for old in _checkpoints(folder)[:-keep]:
-        shutil.rmtree(old, ignore_errors=True)
+        with suppress(OSError):  # someone reads it, on Windows: then it goes next time
+            old.rename(_unfinished(old))
+    for unfinished in folder.glob("step-*.partial-*"):
+        shutil.rmtree(unfinished, ignore_errors=True)
     return target
 
 
@@ -101,23 +108,37 @@ def latest_checkpoint(folder: Path) -> Path | None:
     return found[-1] if found else None
 
 
+def read_state(path: Path) -> dict[str, Any]:
+    """The JSON state that was given to `save_checkpoint`, with "step" and the optimizers' "param_groups".
+
+    Raises:
+        CheckpointError: missing or damaged.
+    """
+    try:
+        state = json.loads((path / _STATE).read_text(encoding="utf-8"))
+        if not isinstance(state, dict) or "step" not in state or "param_groups" not in state:
+            raise ValueError("it lacks what every checkpoint has")
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{path / _STATE} cannot be read ({error}): remove {path} to use the one before"
+        ) from None
+    return state
+
+
 def load_checkpoint(path: Path, model: torch.nn.Module, optimizers: Sequence[torch.optim.Optimizer]) -> dict[str, Any]:
-    """Restore model and optimizers; returns the JSON state that was given to `save_checkpoint`, and "step".
+    """Restore model and optimizers; returns `read_state(path)`.
 
     Raises:
         CheckpointError: damaged, or of another model or optimizer.
     """
-    try:
-        state = json.loads((path / _STATE).read_text(encoding="utf-8"))
-        groups = state.pop("param_groups")
-    except (OSError, ValueError, KeyError, AttributeError) as error:
-        raise CheckpointError(
-            f"{path / _STATE} cannot be read ({error}): remove {path} to use the one before"
-        ) from None
-    load_model(model, path / _MODEL)
-    tensors = _load_tensors(path / _OPTIMIZER)
+    state = read_state(path)
+    groups = state["param_groups"]
     if len(groups) != len(optimizers):
-        raise CheckpointError(f"{path} holds {len(groups)} optimizers, this run has {len(optimizers)}: same settings?")
+        raise CheckpointError(
+            f"{path} holds {len(groups)} optimizers, this run has {len(optimizers)}: resume with the same settings"
+        )
+    tensors = _load_tensors(path / _OPTIMIZER)
+    load_model(model, path / _MODEL)
     for number, (optimizer, param_groups) in enumerate(zip(optimizers, groups, strict=True)):
         entries: dict[int, dict[str, torch.Tensor]] = {}
         for key, tensor in tensors.items():
@@ -135,8 +156,13 @@ def _checkpoints(folder: Path) -> list[Path]:
     return sorted(p for p in folder.glob("step-*") if _NAME.fullmatch(p.name) and p.is_dir())
 
 
+def _unfinished(path: Path) -> Path:
+    """A new name for a checkpoint that is not whole yet, or no longer."""
+    return path.with_name(f"{path.name}.partial-{os.getpid()}-{secrets.token_hex(4)}")
+
+
 def _load_tensors(path: Path) -> dict[str, torch.Tensor]:
     try:
-        return load_file(path)
+        return {name: tensor.clone() for name, tensor in load_file(path).items()}  # the file is not held open
     except Exception as error:  # safetensors raises its own type, OSError or FileNotFoundError
-        raise CheckpointError(f"{path} is missing or damaged ({error})") from None
+        raise CheckpointError(f"{path} is missing or damaged ({error}): remove its folder, or train anew") from None

@@ -138,7 +138,7 @@ def _read_jsonl(path: Path, text_field: str) -> Iterator[Document | CorpusError]
         if not raw.strip():
             continue
         try:
-            text = _text_of_record(raw, text_field)
+            text = _text_of_record(raw.rstrip(b"\r\n"), text_field)
         except _RecordError as error:
             yield CorpusError(path, number, str(error))
         else:
@@ -178,7 +178,8 @@ def _text_of_record(raw: bytes, text_field: str) -> str:
     except UnicodeDecodeError as error:
         raise _RecordError(_not_utf8(error)) from None
     except json.JSONDecodeError as error:
-        raise _RecordError(f"broken JSON ({error.msg} at character {error.pos + 1}): one whole record a line") from None
+        what = f"{error.msg.removesuffix(' at')} at character {error.pos + 1}"
+        raise _RecordError(f"broken JSON ({what}): one whole record a line") from None
     except (RecursionError, ValueError) as error:
         raise _RecordError(f"JSON that cannot be read ({error})") from None
     if not isinstance(record, dict):

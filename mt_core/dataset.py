@@ -111,7 +111,11 @@ class TransformerDataset(Dataset[Batch]):
 
     def __getitems__(self, indices: Sequence[int]) -> RowBatch:
         """The rows of a batch in one gather; PyTorch's loaders call this with a list of row numbers."""
-        return RowBatch(self.gather(np.asarray(indices, dtype=np.int64)))
+        rows = np.asarray(indices, dtype=np.int64)
+        if rows.size and not 0 <= rows.min() <= rows.max() < len(self):
+            wrong = int(rows.min() if rows.min() < 0 else rows.max())
+            raise IndexError(f"row {wrong} does not exist: rows go from 0 to {len(self) - 1}")
+        return RowBatch(self.gather(rows))
 
     def gather(self, rows: np.ndarray) -> Batch:
         """Tensors (B, T) of rows int64 (B,)."""

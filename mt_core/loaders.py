@@ -98,7 +98,7 @@ class TokenLoader(DataLoader[Batch]):
         batch_size: B, rows in a batch.
         shuffle: a new order each epoch, or always 0, 1, 2, …
         drop_last: leave out the incomplete last batch.
-        seed: chooses the orders; a whole number from 0.
+        seed: chooses the orders; a whole number from 0 to 2**64 - 1.
         num_workers, start_method: see `choose_workers`; what came of it is in `worker_policy`.
         pin_memory: None pins where an accelerator is there.
         prefetch_factor: batches each worker prepares ahead; None is PyTorch's 2.
@@ -122,8 +122,8 @@ class TokenLoader(DataLoader[Batch]):
         check_count("batch_size", batch_size)
         if prefetch_factor is not None:
             check_count("prefetch_factor", prefetch_factor)
-        if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-            raise ValueError(f"seed={seed!r}, a whole number from 0 is needed")
+        if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 1 << 64:
+            raise ValueError(f"seed={seed!r}, a whole number from 0 to 2**64 - 1 is needed")
         policy = choose_workers(num_workers, start_method=start_method)
         if policy.num_workers < num_workers:
             warnings.warn(policy.reason, stacklevel=2)
@@ -137,6 +137,7 @@ class TokenLoader(DataLoader[Batch]):
         self.seed, self.shuffle = seed, shuffle
         self._epoch, self._delivered = -1, 0  # of the pass that is running or was the last
         self._next: tuple[int, int] | None = None  # epoch and delivered batches that the next pass starts from
+        self._pass = object()  # a mark of the newest pass
         self._running: weakref.ref[Iterator[Batch]] | None = None
         context = None
         if policy.start_method is not None:
@@ -164,6 +165,8 @@ class TokenLoader(DataLoader[Batch]):
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the next epoch. Not needed: each pass is a new epoch. For frameworks that call it."""
+        if isinstance(epoch, bool) or not isinstance(epoch, int) or epoch < 0:
+            raise ValueError(f"epoch={epoch!r}, a whole number from 0 is needed")
         self._next = (epoch, 0)
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
@@ -177,12 +180,22 @@ class TokenLoader(DataLoader[Batch]):
         else:
             with _main_module_hidden((self.dataset, self.collate_fn)):
                 batches = super().__iter__()
-        running = self._deliver(batches)
+        self._pass = this_pass = object()
+        running = self._deliver(batches, this_pass)
         self._running = weakref.ref(running)
         return running
 
-    def _deliver(self, batches: Iterator[Batch]) -> Iterator[Batch]:
-        for batch in batches:
+    def _deliver(self, batches: Iterator[Batch], this_pass: object) -> Iterator[Batch]:
+        while True:
+            if self._pass is not this_pass:  # the two would share one position, and workers that stay one queue
+                raise LoaderStateError(
+                    "this iterator was ended by a later iter(loader), which began the next epoch: a loader runs one "
+                    "pass at a time; make a second loader to read twice at once"
+                )
+            try:
+                batch = next(batches)
+            except StopIteration:
+                return
             self._delivered += 1
             yield batch
 

@@ -43,8 +43,10 @@ class ModelConfig:
     tie_embeddings: bool = True
 
     def __post_init__(self) -> None:
-        for name in ("vocab_size", "n_layer", "n_head", "n_embd"):
+        for name in ("vocab_size", "n_layer", "n_head", "n_embd", "n_inner"):
             value = getattr(self, name)
+            if name == "n_inner" and value is None:
+                continue
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name}={value!r}, a whole number of at least 1 is needed")
         if self.n_embd % (2 * self.n_head):
@@ -52,6 +54,11 @@ class ModelConfig:
             raise ValueError(
                 f"n_embd={self.n_embd} cannot be shared by n_head={self.n_head} heads of even size: "
                 f"use a multiple of {step}, such as {max(step, self.n_embd // step * step)}"
+            )
+        if not self.rope_theta > 0 or not self.norm_eps >= 0:
+            raise ValueError(
+                f"rope_theta={self.rope_theta}, norm_eps={self.norm_eps}: "
+                "the first must be above 0, the second at least 0"
             )
         if self.n_inner is None:
             object.__setattr__(self, "n_inner", -(-self.n_embd * 8 // 3 // 32) * 32)
@@ -246,10 +253,11 @@ def generate(
     """
     if input_ids.dim() != 2 or input_ids.size(1) == 0:
         raise ValueError(f"input_ids has shape {tuple(input_ids.shape)}, (B, T) with T of at least 1 is needed")
-    if temperature < 0 or (top_k is not None and top_k < 1) or (top_p is not None and not 0 < top_p <= 1):
+    in_range = temperature >= 0 and (top_k is None or top_k >= 1) and (top_p is None or 0 < top_p <= 1)
+    if not in_range or max_new_tokens < 0:  # not a number is out of range too
         raise ValueError(
-            f"temperature={temperature}, top_k={top_k}, top_p={top_p}: needed are temperature >= 0, "
-            "top_k >= 1 and 0 < top_p <= 1"
+            f"temperature={temperature}, top_k={top_k}, top_p={top_p}, max_new_tokens={max_new_tokens}: needed are "
+            "temperature >= 0, top_k >= 1, 0 < top_p <= 1 and max_new_tokens >= 0"
         )
     was_training = model.training
     model.eval()
@@ -275,13 +283,14 @@ def _draw(
     logits: Tensor, temperature: float, top_k: int | None, top_p: float | None, generator: torch.Generator | None
 ) -> Tensor:
     """One token id for each row of logits (B, V): int64 (B, 1)."""
-    if temperature == 0:
+    if temperature < 1e-30:  # smaller divisors are no numbers any more in float32
         return logits.argmax(-1, keepdim=True)
-    logits = logits.float() / temperature
+    logits = logits.float()
+    logits = (logits - logits.amax(-1, keepdim=True)) / temperature  # at most 0: never infinity minus infinity
     if top_k is not None:
         smallest = logits.topk(min(top_k, logits.size(-1))).values[:, -1:]
         logits = logits.masked_fill(logits < smallest, -torch.inf)
-    if top_p is not None:
+    if top_p is not None and top_p < 1:
         probabilities, order = logits.softmax(-1).sort(-1, descending=True)
         beyond = probabilities.cumsum(-1) - probabilities >= top_p  # what stands before a token fills top_p already
         logits = logits.masked_fill(torch.zeros_like(beyond).scatter(-1, order, beyond), -torch.inf)

@@ -23,7 +23,7 @@ def permute(positions: np.ndarray, n: int, key: tuple[int, ...]) -> np.ndarray:
     Args:
         positions: int64, each in range(n).
         n: how many there are, up to 2**62.
-        key: whole numbers from 0 that choose the permutation; (1, 0) and (0, 1) choose differently.
+        key: whole numbers from 0, below 2**64, that choose the permutation; (1, 0) and (0, 1) choose differently.
 
     >>> sorted(permute(np.arange(5), 5, (0, 0)).tolist())
     [0, 1, 2, 3, 4]
@@ -31,7 +31,9 @@ def permute(positions: np.ndarray, n: int, key: tuple[int, ...]) -> np.ndarray:
     bits = max((n - 1).bit_length(), 2)
     low = bits // 2  # bits of the right half; the left half has as many, or one more
     # Measured: with 6 rounds some orders of 6 rows come 2 times as often as others, with 18 all equally often.
-    keys = np.random.SeedSequence(key).generate_state(6 if bits > 12 else 18, np.uint32)
+    # SeedSequence joins the 32-bit words of its numbers: (2**32, 0) and (0, 1) would be the same without high words.
+    words = [part & 0xFFFFFFFF for part in key] + [part >> 32 for part in key]
+    keys = np.random.SeedSequence(words).generate_state(6 if bits > 12 else 18, np.uint32)
     # An even number of rounds brings each half back to its own side, so halves of unequal width need no care.
     rounds = [(round_key, np.uint32(32 - (low if i % 2 else bits - low))) for i, round_key in enumerate(keys)]
 
@@ -48,12 +50,13 @@ def permute(positions: np.ndarray, n: int, key: tuple[int, ...]) -> np.ndarray:
             left, right = right, mixed
         return (left.astype(np.int64) << low) | right
 
-    values = once(np.asarray(positions, dtype=np.int64))
+    positions = np.asarray(positions, dtype=np.int64)
+    values = once(positions.ravel())
     outside = np.flatnonzero(values >= n)
     while outside.size:
         values[outside] = again = once(values[outside])
         outside = outside[again >= n]
-    return values
+    return values.reshape(positions.shape)
 
 
 def epoch_rows(start: int, stop: int, n_rows: int, *, seed: int, epoch: int, shuffle: bool) -> np.ndarray:

@@ -14,7 +14,9 @@ import json
 import os
 import secrets
 import shutil
+import sys
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -114,10 +116,10 @@ class TokenStore:
             raise StoreError(
                 f"token id {worst} does not fit vocab_size={vocab_size}: ids go from 0 to {vocab_size - 1}"
             )
-        ends = np.asarray([ids.size] if document_ends is None else document_ends, dtype=np.uint64)
-        if ids.size and (not ends.size or int(ends[-1]) != ids.size or (np.diff(ends.astype(np.int64)) <= 0).any()):
+        ends = np.asarray([ids.size] if document_ends is None else document_ends, dtype=np.int64)
+        if ids.size and (not ends.size or ends[-1] != ids.size or (np.diff(ends, prepend=0) <= 0).any()):
             raise StoreError(f"document_ends must increase and end at {ids.size}, the number of tokens")
-        ids = ids.astype(_dtype_for(vocab_size))
+        ids, ends = ids.astype(_dtype_for(vocab_size)), ends.astype("<u8")
         digests = (hashlib.sha256(ids.data), hashlib.sha256(ends.data))
         return cls(ids, ends, _header(vocab_size, None, pad_token_id, ids.size, ends.size, digests, []))
 
@@ -244,7 +246,8 @@ def open_corpus(
     and a new store is made. Two processes that start at once each write their own and keep the first that is whole.
 
     Args:
-        cache_dir: where to keep it; by default a folder `.mt_cache` beside the file.
+        cache_dir: where to keep it; by default a folder `.mt_cache` beside the file, or in the user's cache
+            directory where that place cannot be written to.
     """
     path = _as_paths(path)[0]
     rules = [
@@ -258,9 +261,10 @@ def open_corpus(
         on_error,
     ]
     key = hashlib.sha256(json.dumps(rules).encode()).hexdigest()[:16]
-    folder = Path(cache_dir) if cache_dir is not None else path.parent / ".mt_cache"
+    folder = Path(cache_dir) if cache_dir is not None else _cache_beside(path)
     target = folder / f"{path.name}-{key}"
-    if (target / _HEADER).exists():
+    made_here = not folder.exists()
+    if target.exists():
         try:
             return TokenStore.open(target)
         except StoreError:
@@ -279,6 +283,30 @@ def open_corpus(
         if (target / _HEADER).exists():  # another process was first
             return TokenStore.open(target)
         raise
+    finally:
+        if made_here:
+            with suppress(OSError):  # it holds the store, unless something went wrong
+                folder.rmdir()
+
+
+def user_cache_dir() -> Path:
+    """The user's cache directory for this project, by the rules of the system; MICROTRANSFORMER_CACHE overrides it."""
+    chosen = os.environ.get("MICROTRANSFORMER_CACHE")
+    if chosen:
+        return Path(chosen).expanduser().absolute()
+    by_system = {
+        "win32": (os.environ.get("LOCALAPPDATA", ""), Path.home() / "AppData" / "Local"),
+        "darwin": ("", Path.home() / "Library" / "Caches"),
+    }
+    named, usual = by_system.get(sys.platform, (os.environ.get("XDG_CACHE_HOME", ""), Path.home() / ".cache"))
+    base = Path(named) if os.path.isabs(named) else usual  # the XDG specification: a relative one is ignored
+    return base / "microtransformer"
+
+
+def _cache_beside(path: Path) -> Path:
+    beside = path.parent / ".mt_cache"
+    writable = os.access(beside if beside.exists() else path.parent, os.W_OK)
+    return beside if writable else user_cache_dir() / "stores"
 
 
 def _write_store(folder: Path, files: list[Path], tokenizer: MicroTransformerTokenizer, **reading: Any) -> None:

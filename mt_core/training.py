@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from tqdm.auto import tqdm
 
-from mt_core.checkpoints import CheckpointError, latest_checkpoint, load_checkpoint, save_checkpoint
+from mt_core.checkpoints import CheckpointError, latest_checkpoint, load_checkpoint, read_state, save_checkpoint
 from mt_core.loaders import TokenLoader
 from mt_core.model import MicroTransformer, generate
 from mt_core.tokenizer import MicroTransformerTokenizer
@@ -68,13 +68,17 @@ class TrainConfig:
         for name, value in counts.items():
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name}={value!r}, a whole number of at least 1 is needed")
-        if not self.learning_rate > 0 or self.warmup_steps < 0 or self.weight_decay < 0:
+        if not 0 < self.learning_rate < math.inf or not self.warmup_steps >= 0 or not self.weight_decay >= 0:
             raise ValueError(
                 f"learning_rate={self.learning_rate}, warmup_steps={self.warmup_steps}, "
                 f"weight_decay={self.weight_decay}: the first must be above 0, the others at least 0"
             )
+        if self.clip_norm is not None and not self.clip_norm > 0:
+            raise ValueError(f"clip_norm={self.clip_norm}, a number above 0 is needed, or None to leave gradients")
         if self.optimizer not in ("adamw", "muon"):
             raise ValueError(f"optimizer={self.optimizer!r}, it must be 'adamw' or 'muon'")
+        if self.precision not in (None, "float32", "bfloat16"):
+            raise ValueError(f"precision={self.precision!r}, it must be 'float32', 'bfloat16' or None")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,19 +132,18 @@ class History:
     def read(cls, run_dir: str | Path) -> History:
         """The history of a run from its `log.jsonl`, one record a line; a half-written last line is left out."""
         history, kinds = cls(), {"step": Step, "evaluation": Evaluation, "sample": Sample}
-        for line in (Path(run_dir) / "log.jsonl").read_text(encoding="utf-8").splitlines():
-            try:
-                values = json.loads(line)
-            except ValueError:
-                break
+        for values in _read_log(Path(run_dir) / "log.jsonl"):
             history.add(kinds[values.pop("kind")](**values))
         return history
 
 
-def loss_of(model: Callable[[Tensor], Tensor], batch: dict[str, Tensor]) -> Tensor:
-    """Mean cross entropy (nats per target) over a batch; labels of -100 are left out."""
+def loss_of(
+    model: Callable[[Tensor], Tensor], batch: dict[str, Tensor], *, reduction: Literal["mean", "sum"] = "mean"
+) -> Tensor:
+    """Cross entropy (nats) over a batch, the mean of its targets or their sum; labels of -100 are left out."""
     logits = model(batch["input_ids"])  # (B, T, V)
-    return F.cross_entropy(logits.view(-1, logits.size(-1)), batch["labels"].view(-1), ignore_index=IGNORE)
+    labels = batch["labels"].view(-1)
+    return F.cross_entropy(logits.view(-1, logits.size(-1)), labels, ignore_index=IGNORE, reduction=reduction)
 
 
 @torch.no_grad()
@@ -241,8 +244,9 @@ def fit(
         progress: show a progress bar.
 
     Raises:
-        CheckpointError: the checkpoint in `run_dir` belongs to other data or settings.
-        FloatingPointError: the loss is no longer a number.
+        CheckpointError, LoaderStateError: the checkpoint in `run_dir` is damaged, or belongs to other settings
+            or other data. The model is left as it was.
+        FloatingPointError: the loss or a gradient is no longer a number. The model is left as before that step.
     """
     history = History()
     records = training_steps(model, train_loader, val_loader, config, tokenizer=tokenizer, run_dir=run_dir)
@@ -287,14 +291,21 @@ def training_steps(
     folder = None if run_dir is None else Path(run_dir)
     step = tokens = 0
     seconds = 0.0
-    recipe = {**asdict(config), "model": model.settings(), "total_steps": last}
+    steps_per_epoch = len(train_loader) // config.accumulate
+    recipe = {
+        **asdict(config),
+        "model": model.settings(),
+        "batch_size": train_loader.batch_size,
+        "total_steps": last,
+    }
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
         checkpoint = latest_checkpoint(folder / "checkpoints")
         if checkpoint is not None:
-            state = load_checkpoint(checkpoint, model, optimizers)
+            state = read_state(checkpoint)
             _check_same_recipe(checkpoint, state["recipe"], recipe)
             train_loader.load_state_dict(state["loader"])
+            load_checkpoint(checkpoint, model, optimizers)
             for scheduler, saved in zip(schedulers, state["schedulers"], strict=True):
                 scheduler.load_state_dict(saved)
             step, tokens, seconds = state["step"], state["tokens"], state["seconds"]
@@ -327,7 +338,12 @@ def training_steps(
                 break  # the epoch is over
             group = [{name: tensor.to(device, non_blocking=True) for name, tensor in b.items()} for b in group]
             loss = _backward(model, group, precision)
-            norm = nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm or math.inf)
+            norm = nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm or math.inf).item()
+            if not math.isfinite(loss + norm):
+                raise FloatingPointError(
+                    f"the loss is {loss} and the gradient norm {norm} at step {step + 1}: "
+                    "lower learning_rate, or raise warmup_steps"
+                )
             rate = float(schedulers[0].get_last_lr()[0])
             for optimizer, scheduler in zip(optimizers, schedulers, strict=True):
                 optimizer.step()
@@ -336,17 +352,13 @@ def training_steps(
             step += 1
             tokens += sum(batch["input_ids"].numel() for batch in group)
             seconds = time.perf_counter() - began
-            if not math.isfinite(loss):
-                raise FloatingPointError(
-                    f"the loss is {loss} at step {step}: lower learning_rate, or raise warmup_steps"
-                )
             yield record(
                 Step(
                     step=step,
                     epoch=train_loader.epoch,
                     loss=loss,
                     learning_rate=rate,
-                    gradient_norm=norm.item(),
+                    gradient_norm=norm,
                     tokens=tokens,
                     seconds=round(seconds, 3),
                 )
@@ -354,7 +366,8 @@ def training_steps(
             due = config.evaluate_every is not None and step % config.evaluate_every == 0
             if due and step < last:
                 yield from _evaluated(model, val_loader, tokenizer, step, train_loader.epoch, record)
-            if config.checkpoint_every is not None and step % config.checkpoint_every == 0:
+            ends = step == last or step % steps_per_epoch == 0  # then it is saved below, after the evaluation
+            if config.checkpoint_every is not None and step % config.checkpoint_every == 0 and not ends:
                 save()
             began = time.perf_counter() - seconds  # evaluating and saving are not training time
         if step == last or config.evaluate_every is None:
@@ -369,9 +382,9 @@ def _backward(model: nn.Module, group: list[dict[str, Tensor]], precision: str) 
     targets = [(batch["labels"] != IGNORE).sum() for batch in group]
     total = torch.stack(targets).sum().clamp(min=1)
     loss = torch.zeros((), device=device)
-    for batch, count in zip(group, targets, strict=True):
+    for batch in group:
         with autocast:
-            part = loss_of(model, batch) * (count / total)  # weighted by targets: equal to one large batch
+            part = loss_of(model, batch, reduction="sum") / total  # each target weighs the same: as one large batch
         part.backward()
         loss += part.detach()
     return loss.item()
@@ -417,11 +430,21 @@ def _check_same_recipe(path: Path, saved: dict[str, Any], ours: dict[str, Any]) 
 
 def _truncate_log(folder: Path, step: int) -> None:
     """Keep the records up to the step that is resumed from."""
-    path = folder / "log.jsonl"
-    history = History.read(folder) if path.exists() else History()
-    kept: list[Record] = [*history.steps, *history.evaluations, *history.samples]
-    lines = [_log_line(record) for record in kept if record.step is not None and record.step <= step]
-    path.write_text("".join(lines), encoding="utf-8", newline="\n")
+    path, new = folder / "log.jsonl", folder / "log.jsonl.new"
+    kept = [values for values in _read_log(path) if values["step"] <= step] if path.exists() else []
+    new.write_text("".join(json.dumps(values) + "\n" for values in kept), encoding="utf-8", newline="\n")
+    new.replace(path)  # at once: a run killed here still has its records
+
+
+def _read_log(path: Path) -> list[dict[str, Any]]:
+    """The records of a log, in order, up to a line that was only half written."""
+    records = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            records.append(json.loads(line))
+        except ValueError:
+            break
+    return records
 
 
 def _log_line(record: Record) -> str:

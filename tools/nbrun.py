@@ -41,8 +41,8 @@ MAX_LINES, MAX_SETUP_LINES, MAX_PROSE_WORDS, MAX_SECONDS = 12, 6, 80, 60
 CELLS, WORDS, MIN_GUESSES = (25, 45), (900, 2000), 3
 # Folders that exist on one machine only, wherever in a text they begin a path.
 ABSOLUTE_PATH = re.compile(
-    r"(?<![\w.~/:-])/(?:home|Users|root|tmp|work|opt|usr|var|private|mnt|srv|content|workspace)/\S*"
-    r"|(?<![\w/])[A-Za-z]:\\{1,2}[\w.]\S*|file:///\S*"
+    r"""(?<![\w.~/:-])/(?:home|Users|root|tmp|work|opt|usr|var|private|mnt|srv|content|workspace)/[^\s'"<>)]*"""
+    r"""|(?<![\w/])[A-Za-z]:\\{1,2}[\w.][^\s'"<>)]*|file:///[^\s'"<>)]*"""
 )
 FRAME_TOP = {"the question": r"\bquestion\b", "what the reader will be able to do": r"\b(able to|you can)\b"}
 FRAME_TOP |= {"the minutes it takes": r"\bminutes\b", "what you need": r"\byou need\b"}

@@ -1,0 +1,184 @@
+"""One training run from files to a run directory: `python -m mt_core.training --help`. Does not draw pictures."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import tyro
+
+from mt_core.checkpoints import save_model
+from mt_core.corpus import read_documents
+from mt_core.dataset import Chunking
+from mt_core.loaders import TokenLoader, create_dataloaders
+from mt_core.model import MicroTransformer
+from mt_core.tokenizer import MicroTransformerTokenizer
+from mt_core.training import History, TrainConfig, fit
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSettings:
+    """One training run. Records, checkpoints, the tokenizer and the final weights go to `out`."""
+
+    train: Path
+    """JSONL or plain-text file, or the folder of a token store, to train on."""
+    val: Path
+    """The same, to evaluate on."""
+    tokenizer: Path | None = None
+    """Folder of a saved tokenizer; left out, one is trained on `train`."""
+    out: Path = Path("runs/run")
+    """The run directory. If it holds a checkpoint, the run goes on from there."""
+    vocab_size: int = 1024
+    """Entries of the tokenizer that is trained when none is named."""
+    batch_size: int = 32
+    """Rows in a batch."""
+    seq_length: int = 128
+    """Tokens in a row."""
+    chunking: Chunking = "contiguous"
+    """How rows are cut from documents."""
+    num_workers: int = 0
+    """Processes that build batches."""
+    n_layer: int = 4
+    """Blocks of the model."""
+    n_head: int = 4
+    """Attention heads."""
+    n_embd: int = 128
+    """Width of the model."""
+    seed: int = 0
+    """Chooses the initial weights and the order of rows."""
+    device: str = "auto"
+    """"cpu", "cuda" and so on; "auto" takes an accelerator if there is one."""
+    threads: int | None = None
+    """CPU threads; PyTorch's own choice if left out."""
+    training: Annotated[TrainConfig, tyro.conf.arg(name="")] = field(default_factory=TrainConfig)
+
+
+@dataclass
+class Run:
+    """What `run` made."""
+
+    settings: RunSettings
+    model: MicroTransformer
+    tokenizer: MicroTransformerTokenizer
+    train_loader: TokenLoader
+    val_loader: TokenLoader
+    history: History
+
+
+def run(settings: RunSettings, *, progress: bool = True) -> Run:
+    """Text files to a trained model in `settings.out`.
+
+    Raises:
+        ValueError: a setting or file that cannot work, and what to do.
+    """
+    if settings.threads is not None:
+        torch.set_num_threads(settings.threads)
+    out = settings.out
+    if settings.tokenizer is None:
+        texts = read_documents(settings.train)
+        tokenizer = MicroTransformerTokenizer.train(texts, vocab_size=settings.vocab_size)
+    else:
+        tokenizer = MicroTransformerTokenizer.from_pretrained(settings.tokenizer)
+    train_loader, val_loader = create_dataloaders(
+        settings.train,
+        settings.val,
+        tokenizer,
+        settings.batch_size,
+        settings.seq_length,
+        settings.num_workers,
+        chunking=settings.chunking,
+        seed=settings.seed,
+    )
+    out.mkdir(parents=True, exist_ok=True)
+    tokenizer.save_pretrained(out / "tokenizer")
+    torch.manual_seed(settings.seed)
+    model = MicroTransformer(
+        vocab_size=tokenizer.get_vocab_size(),
+        n_layer=settings.n_layer,
+        n_head=settings.n_head,
+        n_embd=settings.n_embd,
+    ).to(choose_device(settings.device))
+    history = fit(
+        model,
+        train_loader,
+        val_loader,
+        settings.training,
+        tokenizer=tokenizer,
+        run_dir=out,
+        progress=progress,
+    )
+    save_model(model, out / "model.safetensors")
+    (out / "settings.json").write_text(
+        json.dumps({**_described(settings), "model": model.settings()}, indent=2) + "\n", encoding="utf-8", newline="\n"
+    )
+    return Run(settings, model, tokenizer, train_loader, val_loader, history)
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of a name; "auto" is the accelerator if there is one, else the CPU.
+
+    Raises:
+        ValueError: no such device here.
+    """
+    if name == "auto":
+        found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+        return found or torch.device("cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"device={name!r} cannot be used here ({reason}): try --device cpu") from None
+    return device
+
+
+def table(rows: Sequence[tuple[str, str]]) -> str:
+    """Names and values in two aligned columns.
+
+    >>> print(table([("loss", "1.25"), ("bits per byte", "0.5")]))
+    loss           1.25
+    bits per byte  0.5
+    """
+    width = max(len(name) for name, _ in rows)
+    return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
+
+
+def summary(run: Run) -> list[tuple[str, str]]:
+    """The table of a run: what was trained on what, how far it came and how fast."""
+    rows, last = run.train_loader.dataset, run.history.evaluations[-1]
+    steps = run.history.steps
+    return [
+        ("model", f"{run.model.n_parameters():,} parameters, vocabulary {len(run.tokenizer):,}"),
+        ("trained on", f"{len(rows.store):,} tokens in {len(rows):,} rows of {rows.seq_length}"),  # type: ignore
+        ("steps", f"{steps[-1].step:,} of {run.settings.batch_size} rows, {steps[-1].tokens:,} tokens"),
+        ("time", f"{steps[-1].seconds:.0f} s training, {steps[-1].tokens / steps[-1].seconds:,.0f} tokens/s"),
+        ("training loss", f"{sum(s.loss for s in steps[-20:]) / len(steps[-20:]):.3f} nats per token, last 20 steps"),
+        ("validation loss", f"{last.nats_per_token:.4f} nats per token over {last.n_targets:,} targets"),
+        ("", f"{last.bits_per_byte:.4f} bits per byte"),
+    ]
+
+
+def _described(settings: RunSettings) -> dict[str, Any]:
+    """Settings as JSON, with the versions and the kind of machine that a reader of the run needs."""
+    values = {name: str(v) if isinstance(v, Path) else v for name, v in vars(settings).items() if name != "training"}
+    versions = {"python": platform.python_version(), "torch": torch.__version__, "machine": platform.machine()}
+    return {**values, "training": vars(settings.training), **versions, "torch_threads": torch.get_num_threads()}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Parse the command line and run; a problem that the user can mend ends in one line, not in a stack trace."""
+    settings = tyro.cli(RunSettings, args=arguments, prog="python -m mt_core.training")
+    try:
+        result = run(settings)
+    except (ValueError, FloatingPointError) as error:
+        raise SystemExit(f"error: {error}") from None
+    except KeyboardInterrupt:
+        raise SystemExit(f"\nstopped; the same command goes on from the last checkpoint in {settings.out}") from None
+    print(table(summary(result)))
+    for sample in result.history.samples[-1:]:
+        print(f"\na text by the model:\n{sample.text}")

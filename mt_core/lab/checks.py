@@ -1,0 +1,70 @@
+"""Predictions and exercises: compares a reader's guess or function with what is true, in words. Teaches nothing else.
+
+Every check prints; none raises because a reader's answer is missing or wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+_YES_NO = {"yes": True, "true": True, "no": False, "false": False}
+
+
+def compare_guess(guess: Any, answer: Any, *, unit: str = "", close: float = 0.1) -> None:
+    """Print one line that sets a reader's guess beside the answer.
+
+    Args:
+        guess: what the reader wrote; None (or `...`) where nothing was written yet.
+        answer: a number, a truth value, a text, or a list of these. Floats are shown with at most two decimals,
+            and a guess that rounds to the same is right.
+        unit: a word after the answer, such as "rows".
+        close: a number no further from the answer than this share of it is called close.
+
+    >>> compare_guess(None, 13, unit="rows")
+    The answer is 13 rows. You have made no guess yet: write one above and run both cells again.
+    >>> compare_guess(13, 13, unit="rows")
+    Your guess is right: 13 rows.
+    >>> compare_guess(6.2, 6.24)
+    Your guess, 6.2, is close: the answer is 6.24.
+    >>> compare_guess("no", True)
+    You guessed no; the answer is yes.
+    """
+    shown = f"{_words(answer)} {unit}".strip()
+    if guess is None or guess is ...:
+        print(f"The answer is {shown}. You have made no guess yet: write one above and run both cells again.")
+        return
+    guess, answer = _plain(guess, answer), _plain(answer, answer)
+    if _words(guess) == _words(answer):
+        print(f"Your guess is right: {shown}.")
+    elif _is_number(guess) and _is_number(answer) and abs(guess - answer) <= close * abs(answer):
+        print(f"Your guess, {_words(guess)}, is close: the answer is {shown}.")
+    else:
+        print(f"You guessed {_words(guess)}; the answer is {shown}.")
+
+
+def _plain(value: Any, answer: Any) -> Any:
+    """Tensors and arrays as Python values; "yes" and "no" as truth values where the answer is one."""
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, str):
+        return _YES_NO.get(value.strip().lower(), value) if isinstance(answer, bool) else value.strip()
+    if isinstance(value, Sequence | range):
+        return list(value)
+    return value
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _words(value: Any) -> str:
+    """A value as a reader writes it; texts compare without regard to case."""
+    value = _plain(value, value)
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.2f}".rstrip("0").rstrip(".")
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_words, value)) + "]"
+    return str(value)

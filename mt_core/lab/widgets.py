@@ -1,0 +1,74 @@
+"""Pictures with words, and controls with pictures. Draws nothing by itself.
+
+A picture that only eyes can read is half a picture: `show` prints its words under it, a `Playground` puts
+them into the picture's alternative text and its caption, and both give tests something exact to compare.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import ipywidgets
+from IPython.display import display
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
+
+_WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
+
+
+def png(figure: Figure) -> bytes:
+    """A figure as PNG, and the figure closed."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=100, bbox_inches="tight", metadata={"Software": None})
+    plt.close(figure)
+    return buffer.getvalue()
+
+
+def show(figure: Figure, words: str) -> None:
+    """Display a finished figure and print what it shows; `words` is its caption and alternative text."""
+    data = {"text/plain": f"figure: {words}", "image/png": base64.b64encode(png(figure)).decode("ascii")}
+    display(data, raw=True, metadata={"image/png": {"alt": words}})
+    print(words)
+
+
+class Playground:
+    """Controls and the picture they change: live in Jupyter, a picture with words everywhere else.
+
+    Args:
+        draw: called with the controls' values by name; returns a figure and its words.
+        controls: ipywidgets controls with a `value` each, at most three; keyboard and screen readers reach
+            them by their descriptions.
+
+    The last expression of a cell should be the playground itself.
+    """
+
+    def __init__(self, draw: Callable[..., tuple[Figure, str]], **controls: ipywidgets.ValueWidget) -> None:
+        self._draw, self._controls = draw, controls
+        self._view = ipywidgets.HTML()
+        for name, control in controls.items():
+            control.description = control.description or name
+            control.style.description_width = "initial"
+            control.observe(lambda _: self.redraw(), "value")
+        self._box = ipywidgets.VBox([*controls.values(), self._view])
+        self.redraw()
+
+    def redraw(self) -> None:
+        """Draw the state the controls are in."""
+        figure, self.words = self._draw(**{name: control.value for name, control in self._controls.items()})
+        self.picture = base64.b64encode(png(figure)).decode("ascii")
+        words = html.escape(self.words)
+        self._view.value = (
+            f'<figure style="margin:0"><img alt="{words}" src="data:image/png;base64,{self.picture}">'
+            f'<figcaption aria-live="polite">{words}</figcaption></figure>'
+        )
+
+    def _repr_mimebundle_(
+        self, include: Any = None, exclude: Any = None
+    ) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+        view = self._box._repr_mimebundle_()[_WIDGET_VIEW]
+        data = {"text/plain": self.words, "image/png": self.picture, _WIDGET_VIEW: view}
+        return data, {"image/png": {"alt": self.words}}

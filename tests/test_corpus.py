@@ -1,0 +1,234 @@
+"""Files to documents: what is one, in every format, and what a bad record costs (itself, never its neighbours)."""
+
+import codecs
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mt_core import CorpusError, CorpusWarning, read_documents
+from mt_core.corpus import iterate_documents
+
+POEM = "One line.\nTwo lines.\n\n\nAnother block.\n  \nThe end"
+
+
+def write(folder: Path, name: str, data: str | bytes) -> Path:
+    """A file with these bytes; packed when its name ends in .gz."""
+    raw = data.encode("utf-8") if isinstance(data, str) else data
+    path = folder / name
+    path.write_bytes(gzip.compress(raw) if path.suffix.lower() == ".gz" else raw)
+    return path
+
+
+@pytest.mark.parametrize(
+    "sample_by, documents, lines",
+    [
+        ("document", [POEM], [1]),
+        ("paragraph", ["One line.\nTwo lines.", "Another block.", "The end"], [1, 5, 7]),
+        ("line", ["One line.", "Two lines.", "Another block.", "The end"], [1, 2, 5, 7]),
+    ],
+)
+@pytest.mark.parametrize("name", ["poem.txt", "poem.txt.gz", "poem"])
+def test_plain_text_three_ways(
+    tmp_path: Path, name: str, sample_by: str, documents: list[str], lines: list[int]
+) -> None:
+    found = list(iterate_documents(write(tmp_path, name, POEM), sample_by=sample_by))
+    assert [document.text for document in found] == documents
+    assert [document.line for document in found] == lines
+
+
+@pytest.mark.parametrize("sample_by", ["paragraph", "line"])
+def test_windows_line_ends_give_the_same_pieces(tmp_path: Path, sample_by: str) -> None:
+    unix = list(read_documents(write(tmp_path, "unix.txt", POEM), sample_by=sample_by))
+    windows = list(read_documents(write(tmp_path, "windows.txt", POEM.replace("\n", "\r\n")), sample_by=sample_by))
+    assert [text.replace("\r\n", "\n") for text in windows] == unix
+
+
+def test_a_whole_file_keeps_its_line_ends(tmp_path: Path) -> None:
+    text = "\r\nA line.\r\n\r\nAnother.\r\n"
+    assert list(read_documents(write(tmp_path, "a.txt", text))) == [text]
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.ndjson", "a.json", "A.JSONL", "a.jsonl.gz"])
+def test_a_suffix_says_jsonl(tmp_path: Path, name: str) -> None:
+    assert list(read_documents(write(tmp_path, name, '{"text": "a"}\n{"id": 1, "text": "b\\nc"}'))) == ["a", "b\nc"]
+
+
+def test_is_jsonl_overrules_the_suffix(tmp_path: Path) -> None:
+    record = '{"text": "a"}'
+    assert list(read_documents(write(tmp_path, "a.txt", record), is_jsonl=True)) == ["a"]
+    assert list(read_documents(write(tmp_path, "a.jsonl", record), is_jsonl=False)) == [record]
+
+
+def test_another_field_can_hold_the_text(tmp_path: Path) -> None:
+    path = write(tmp_path, "a.jsonl", '{"story": "a", "text": "b"}')
+    assert list(read_documents(path, text_field="story")) == ["a"]
+
+
+@pytest.mark.parametrize("name, data", [("a.txt", "é"), ("a.jsonl", '{"text": "é"}'), ("a.txt.gz", "é")])
+def test_a_byte_order_mark_is_no_part_of_the_text(tmp_path: Path, name: str, data: str) -> None:
+    assert list(read_documents(write(tmp_path, name, codecs.BOM_UTF8 + data.encode()))) == ["é"]
+
+
+def test_blank_lines_and_windows_line_ends_in_jsonl(tmp_path: Path) -> None:
+    path = write(tmp_path, "a.jsonl", '\r\n{"text": "a"}\r\n   \r\n\r\n{"text": "b"}\r\n\n')
+    assert [(document.text, document.line) for document in iterate_documents(path)] == [("a", 2), ("b", 5)]
+
+
+def test_only_a_line_feed_ends_a_record(tmp_path: Path) -> None:
+    """str.splitlines would also cut at these characters, in the middle of a JSON string."""
+    text = "a\u2028b\u0085c\u000bd"
+    path = write(tmp_path, "a.jsonl", json.dumps({"text": text}, ensure_ascii=False).replace("\\u000b", "\v"))
+    with pytest.raises(CorpusError, match="control character"):  # JSON itself wants \v escaped
+        list(read_documents(path))
+    path = write(tmp_path, "b.jsonl", json.dumps({"text": text[:-2]}, ensure_ascii=False))
+    assert list(read_documents(path)) == [text[:-2]]
+
+
+def test_texts_of_white_space_alone_are_no_documents(tmp_path: Path) -> None:
+    path = write(tmp_path, "a.jsonl", '{"text": ""}\n{"text": " \\n\\t"}\n{"text": " a "}\n')
+    assert list(read_documents(path)) == [" a "]
+
+
+def test_several_files_in_the_order_given(tmp_path: Path) -> None:
+    paths = [write(tmp_path, "z.txt", "first"), write(tmp_path, "a.jsonl", '{"text": "second"}')]
+    assert list(read_documents(paths)) == ["first", "second"]
+    assert list(read_documents([str(path) for path in reversed(paths)])) == ["second", "first"]
+
+
+def test_a_pair_of_surrogate_escapes_is_one_character(tmp_path: Path) -> None:
+    assert list(read_documents(write(tmp_path, "a.jsonl", r'{"text": "\ud83d\ude42"}'))) == ["🙂"]
+
+
+@given(st.lists(st.text()))
+def test_jsonl_gives_back_what_was_written(tmp_path_factory: pytest.TempPathFactory, texts: list[str]) -> None:
+    folder = tmp_path_factory.mktemp("jsonl")
+    for ascii_only, name in ((True, "a.jsonl"), (False, "b.jsonl.gz")):
+        path = write(folder, name, "".join(json.dumps({"text": t}, ensure_ascii=ascii_only) + "\n" for t in texts))
+        assert list(read_documents(path)) == [text for text in texts if text.strip()]
+
+
+def test_reading_is_a_stream(tmp_path: Path) -> None:
+    """The first document is there before the bad second line is looked at."""
+    documents = read_documents(write(tmp_path, "a.jsonl", '{"text": "a"}\nnot json\n'))
+    assert next(documents) == "a"
+    with pytest.raises(CorpusError, match="line 2"):
+        next(documents)
+
+
+# -- bad records --------------------------------------------------------------------------------------------
+
+BAD_RECORDS = {
+    "broken JSON": (b'{"text": "a', "broken JSON (Unterminated string starting at character 10)"),
+    "two records on a line": (b'{"text": "a"} {"text": "b"}', "broken JSON (Extra data at character 15)"),
+    "no field": (b'{"id": 1, "body": "a"}', "no field 'text' (found 'id', 'body')"),
+    "no fields at all": (b"{}", "no field 'text' (found no fields)"),
+    "a number": (b'{"text": 5}', "field 'text' is a number, a string is needed"),
+    "null": (b'{"text": null}', "field 'text' is a null, a string is needed"),
+    "a list": (b'{"text": ["a"]}', "field 'text' is a list, a string is needed"),
+    "true": (b'{"text": true}', "field 'text' is a true/false, a string is needed"),
+    "not an object": (b'["text"]', "a JSON list, each line must be an object"),
+    "a bare string": (b'"text"', "a JSON string, each line must be an object"),
+    "a bad byte": (b'{"text": "\xe9"}', "byte 0xe9 is not valid UTF-8"),
+    "a surrogate cut in half": (rb'{"text": "ab\ud83d"}', "half of a surrogate pair at character 3 of 'text'"),
+    "nested too deep": (b"[" * 100_000, "JSON that cannot be read"),
+    "a number too long": (b'{"text": "a", "n": ' + b"9" * 5000 + b"}", "JSON that cannot be read"),
+}
+
+
+@pytest.mark.parametrize("bad, reason", BAD_RECORDS.values(), ids=BAD_RECORDS)
+def test_a_bad_record_is_named_by_path_line_and_reason(tmp_path: Path, bad: bytes, reason: str) -> None:
+    path = write(tmp_path, "a.jsonl", b'{"text": "one"}\n\n' + bad + b'\n{"text": "four"}\n')
+    with pytest.raises(CorpusError) as caught:
+        list(read_documents(path))
+    assert (caught.value.path, caught.value.line) == (path, 3)
+    assert reason in caught.value.reason
+    assert str(caught.value) == f"{path}, line 3: {caught.value.reason}"
+
+
+@pytest.mark.parametrize("bad", [bad for bad, _ in BAD_RECORDS.values()], ids=BAD_RECORDS)
+def test_skip_leaves_out_the_bad_record_and_nothing_else(tmp_path: Path, bad: bytes) -> None:
+    path = write(tmp_path, "a.jsonl", b'{"text": "one"}\n' + bad + b'\n{"text": "three"}\n')
+    with pytest.warns(CorpusWarning, match=r"skipped 1 bad record; the first is .*a\.jsonl, line 2: "):
+        assert list(read_documents(path, on_error="skip")) == ["one", "three"]
+
+
+def test_skip_counts_over_all_files_and_reports_once(tmp_path: Path) -> None:
+    paths = [write(tmp_path, name, b'bad\n{"text": "a"}\n{}\n') for name in ("a.jsonl", "b.jsonl")]
+    with pytest.warns(CorpusWarning, match=r"skipped 4 bad records; the first is .*a\.jsonl, line 1: ") as seen:
+        assert list(read_documents(paths, on_error="skip")) == ["a", "a"]
+    assert len(seen) == 1
+
+
+def test_a_clean_file_is_read_without_a_warning(tmp_path: Path) -> None:
+    assert list(read_documents(write(tmp_path, "a.jsonl", '{"text": "a"}'), on_error="skip")) == ["a"]
+
+
+@pytest.mark.parametrize(
+    "sample_by, line, kept",
+    [("line", 3, ["a", "b", "d"]), ("paragraph", 3, ["d"]), ("document", 3, [])],
+)
+def test_a_bad_byte_in_plain_text_costs_its_own_document(
+    tmp_path: Path, sample_by: str, line: int, kept: list[str]
+) -> None:
+    path = write(tmp_path, "a.txt", b"a\nb\nc\xff\n\nd\n")
+    with pytest.raises(CorpusError, match="byte 0xff is not valid UTF-8") as caught:
+        list(read_documents(path, sample_by=sample_by))
+    assert caught.value.line == line
+    with pytest.warns(CorpusWarning, match="skipped 1"):
+        assert list(read_documents(path, sample_by=sample_by, on_error="skip")) == kept
+
+
+# -- bad files ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-be", "utf-16-le"])
+@pytest.mark.parametrize("on_error", ["raise", "skip"])
+def test_utf_16_is_named(tmp_path: Path, encoding: str, on_error: str) -> None:
+    mark = {"utf-16-be": codecs.BOM_UTF16_BE, "utf-16-le": codecs.BOM_UTF16_LE}.get(encoding, b"")
+    path = write(tmp_path, "a.txt", mark + "text".encode(encoding))
+    with pytest.raises(CorpusError, match="UTF-16, UTF-8 is needed"):
+        list(read_documents(path, on_error=on_error))
+
+
+@pytest.mark.parametrize("on_error", ["raise", "skip"])
+def test_a_gzip_file_cut_short_is_an_error_with_its_line(tmp_path: Path, on_error: str) -> None:
+    """Quietly ending there would train on half a corpus."""
+    lines = b"".join(b'{"text": "%d"}\n' % (n * 7919 % 10007) for n in range(5000))
+    path = tmp_path / "a.jsonl.gz"
+    path.write_bytes(gzip.compress(lines)[:-4000])
+    documents = read_documents(path, on_error=on_error)
+    read = []
+    with pytest.raises(CorpusError, match=r"the gzip file is damaged .*get it again") as caught:
+        for text in documents:
+            read.append(text)
+    assert 0 < len(read) < 5000 and caught.value.line == len(read) + 1
+
+
+def test_a_file_named_gz_that_is_not(tmp_path: Path) -> None:
+    (tmp_path / "a.txt.gz").write_bytes(b"plain text")
+    with pytest.raises(CorpusError, match="the gzip file is damaged"):
+        list(read_documents(tmp_path / "a.txt.gz"))
+
+
+def test_missing_files_and_folders_are_named_before_anything_is_read(tmp_path: Path) -> None:
+    good = write(tmp_path, "a.txt", "a")
+    with pytest.raises(CorpusError, match=r"b\.txt: no such file \(looked in "):
+        next(read_documents([good, tmp_path / "b.txt"]))
+    with pytest.raises(CorpusError, match="is a folder, a file is needed"):
+        next(read_documents([good, tmp_path]))
+    with pytest.raises(ValueError, match="paths is empty"):
+        next(read_documents([]))
+
+
+@pytest.mark.parametrize("wrong", [{"sample_by": "sentence"}, {"on_error": "ignore"}])
+def test_unknown_choices_list_the_known_ones(tmp_path: Path, wrong: dict[str, str]) -> None:
+    (name, value), known = (
+        next(iter(wrong.items())),
+        {"sample_by": "document, paragraph, line", "on_error": "'raise' or 'skip'"},
+    )
+    with pytest.raises(ValueError, match=f"{name}='{value}'.*{known[name]}"):
+        next(read_documents(write(tmp_path, "a.txt", "a"), **wrong))  # type: ignore[arg-type]

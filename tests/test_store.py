@@ -1,0 +1,411 @@
+"""Documents to tokens on disk: the same bytes each time, whole or not there at all, and never quietly wrong."""
+
+import hashlib
+import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mt_core import CorpusWarning, MicroTransformerTokenizer, StoreError, TokenStore, prepare_corpus
+from mt_core import store as store_module
+from mt_core.store import open_corpus
+
+FILES = ["document_ends.bin", "header.json", "token_ids.bin"]
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+# -- what is in a store -------------------------------------------------------------------------------------
+
+
+def test_a_store_worked_out_by_hand(tmp_path: Path, write_jsonl: Callable) -> None:
+    """Ids: 4 specials, then bytes in the order of their printable stand-ins: a is 68, b 69. [CLS] 1, [SEP] 2."""
+    tokenizer = MicroTransformerTokenizer.train(["a"], vocab_size=260)
+    store = prepare_corpus(write_jsonl("ab.jsonl", ["ab", "b"]), tmp_path / "store", tokenizer)
+    assert store.token_ids.tolist() == [1, 68, 69, 2, 1, 69, 2]
+    assert store.document_ends.tolist() == [4, 7]
+    assert (tmp_path / "store" / "token_ids.bin").read_bytes() == bytes([1, 0, 68, 0, 69, 0, 2, 0, 1, 0, 69, 0, 2, 0])
+    assert (tmp_path / "store" / "document_ends.bin").read_bytes() == bytes([4, *[0] * 7, 7, *[0] * 7])
+    header = json.loads((tmp_path / "store" / "header.json").read_text(encoding="utf-8"))
+    assert (header["dtype"], header["n_tokens"], header["n_documents"]) == ("<u2", 7, 2)
+    assert header["tokenizer_hash"] == tokenizer.fingerprint()
+    assert header["sources"] == [{"name": "ab.jsonl", "documents": 2}]
+    assert names(tmp_path / "store") == FILES
+
+
+def test_in_memory_and_mapped_hold_the_same(
+    mapped: TokenStore, tokenizer: MicroTransformerTokenizer, sentences: list[str]
+) -> None:
+    in_memory = TokenStore.from_documents(sentences, tokenizer)
+    assert mapped.path is not None and in_memory.path is None
+    for store in (mapped, in_memory):
+        store.verify()
+        assert [store.document(d).tolist() for d in range(store.n_documents)] == [
+            tokenizer.encode(text)["input_ids"] for text in sentences
+        ]
+    assert np.array_equal(mapped.token_ids, in_memory.token_ids) and mapped.token_ids.dtype == in_memory.token_ids.dtype
+    assert mapped.fingerprint() == in_memory.fingerprint()
+
+
+def test_each_end_of_a_document_is_a_sep_and_no_other_token_is(mapped: TokenStore) -> None:
+    assert np.flatnonzero(mapped.token_ids == 2).tolist() == [int(end) - 1 for end in mapped.document_ends]
+
+
+def test_the_same_input_gives_the_same_bytes(
+    mapped: TokenStore,
+    tokenizer: MicroTransformerTokenizer,
+    corpus: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Also when it is written in pieces of a few tokens instead of one."""
+    monkeypatch.setattr(store_module, "_BUFFER_TOKENS", 8)
+    prepare_corpus(corpus, tmp_path / "again", tokenizer)
+    for name in FILES:
+        assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "mapped" / name).read_bytes(), name
+
+
+def test_the_reading_rules_reach_the_files(tokenizer: MicroTransformerTokenizer, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(b"one\n\ntwo\nthree\n\xff\n")
+    with pytest.warns(CorpusWarning):
+        store = prepare_corpus(tmp_path / "a.txt", tmp_path / "s", tokenizer, sample_by="line", on_error="skip")
+    assert [tokenizer.decode(store.document(d)) for d in range(store.n_documents)] == ["one", "two", "three"]
+
+
+def test_document_numbers_that_do_not_exist(mapped: TokenStore) -> None:
+    for wrong in (-1, 5):
+        with pytest.raises(IndexError, match=f"document {wrong} does not exist: documents go from 0 to 4"):
+            mapped.document(wrong)
+
+
+# -- widths -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("vocab_size, dtype", [(65_535, "uint16"), (65_536, "uint16"), (65_537, "uint32")])
+def test_the_narrowest_type_that_holds_the_largest_id(vocab_size: int, dtype: str) -> None:
+    store = TokenStore.from_token_ids([0, vocab_size - 1], vocab_size=vocab_size)
+    assert store.token_ids.dtype == dtype
+    assert store.token_ids.tolist() == [0, vocab_size - 1]
+
+
+def test_an_id_that_would_wrap_around_is_refused() -> None:
+    """astype(uint16) turns 70000 into 4464 without a word."""
+    assert np.array([70_000]).astype(np.uint16).tolist() == [4464]
+    with pytest.raises(StoreError, match="token id 70000 does not fit vocab_size=65536: ids go from 0 to 65535"):
+        TokenStore.from_token_ids([1, 70_000], vocab_size=65_536)
+    assert TokenStore.from_token_ids([1, 70_000], vocab_size=70_001).token_ids.tolist() == [1, 70_000]
+
+
+@pytest.mark.parametrize(
+    "token_ids, reason",
+    [([-1], "token id -1 does not fit"), ([[1, 2]], r"shape \(1, 2\)"), ([1.5], "float64, whole numbers")],
+)
+def test_what_is_no_stream_of_ids_is_refused(token_ids: list, reason: str) -> None:
+    with pytest.raises(StoreError, match=reason):
+        TokenStore.from_token_ids(token_ids, vocab_size=10)
+
+
+@pytest.mark.parametrize("ends", [[2], [2, 4], [2, 2, 3], [3, 2, 3], [0, 3], [-1, 3], []])
+def test_document_ends_must_increase_to_the_end(ends: list[int]) -> None:
+    with pytest.raises(StoreError, match="document_ends must increase and end at 3"):
+        TokenStore.from_token_ids([5, 6, 7], vocab_size=10, document_ends=ends)
+
+
+def test_one_string_is_not_a_list_of_documents(tokenizer: MicroTransformerTokenizer) -> None:
+    with pytest.raises(TypeError, match="one string"):
+        TokenStore.from_documents("text", tokenizer)
+    with pytest.raises(StoreError, match="no documents"):
+        TokenStore.from_documents([], tokenizer)
+
+
+# -- opening ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows fills the file that this test leaves empty")
+def test_opening_does_not_read_the_tokens(mapped: TokenStore) -> None:
+    """32 GiB of nothing: reading them would take many seconds, hashing them minutes."""
+    assert mapped.path is not None
+    size = 1 << 34
+    header = json.loads((mapped.path / "header.json").read_text(encoding="utf-8")) | {
+        "n_tokens": size,
+        "n_documents": 1,
+    }
+    (mapped.path / "header.json").write_text(json.dumps(header), encoding="utf-8")
+    (mapped.path / "document_ends.bin").write_bytes(size.to_bytes(8, "little"))
+    os.truncate(mapped.path / "token_ids.bin", 2 * size)
+    before = time.process_time()
+    store = TokenStore.open(mapped.path)
+    assert time.process_time() - before < 1
+    assert len(store) == size and store.token_ids[-1] == 0
+
+
+def test_a_mapped_store_is_read_only(mapped: TokenStore) -> None:
+    with pytest.raises(ValueError, match="read-only"):
+        mapped.token_ids[0] = 5
+
+
+def test_a_mapped_store_travels_as_its_path_and_one_in_memory_whole(mapped: TokenStore) -> None:
+    assert len(pickle.dumps(mapped)) < 1000
+    in_memory = TokenStore.from_token_ids(range(5000), vocab_size=5000, document_ends=[10, 5000])
+    for store in (mapped, in_memory):
+        again = pickle.loads(pickle.dumps(store))
+        assert again.fingerprint() == store.fingerprint() and again.path == store.path
+        again.verify()
+
+
+@pytest.mark.parametrize("name", ["token_ids.bin", "document_ends.bin"])
+@pytest.mark.parametrize("change", [-1, -8, +2])
+def test_a_file_of_the_wrong_size_does_not_open(mapped: TokenStore, name: str, change: int) -> None:
+    assert mapped.path is not None
+    path, size = mapped.path, (mapped.path / name).stat().st_size
+    del mapped
+    os.truncate(path / name, size + change)
+    with pytest.raises(StoreError, match=rf"{name} has {size + change} bytes, the header promises {size}: prepare"):
+        TokenStore.open(path)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_missing_file_is_named(mapped: TokenStore, name: str) -> None:
+    assert mapped.path is not None
+    (mapped.path / name).unlink()
+    with pytest.raises(StoreError, match=name):
+        TokenStore.open(mapped.path)
+
+
+@pytest.mark.parametrize("name", ["token_ids.bin", "document_ends.bin"])
+def test_verify_catches_one_flipped_bit(mapped: TokenStore, name: str) -> None:
+    assert mapped.path is not None
+    mapped.verify()
+    data = bytearray((mapped.path / name).read_bytes())
+    data[0] ^= 1
+    (mapped.path / name).write_bytes(data)
+    damaged = TokenStore.open(mapped.path)  # sizes are right: opening cannot know
+    with pytest.raises(StoreError, match=rf"{name.removesuffix('.bin')} has SHA-256 .*changed or damaged"):
+        damaged.verify()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"format": "another"},
+        {"version": 2},
+        {"n_tokens": "many"},
+        {"n_tokens": True},
+        {"n_documents": 0},
+        {"dtype": "<u4"},
+        {"vocab_size": 70_000},
+        {"tokenizer_hash": 5},
+        {"token_ids_sha256": None},
+    ],
+    ids=str,
+)
+def test_a_header_that_cannot_be_true_is_refused(mapped: TokenStore, change: dict) -> None:
+    assert mapped.path is not None
+    file = mapped.path / "header.json"
+    file.write_text(json.dumps(json.loads(file.read_text(encoding="utf-8")) | change), encoding="utf-8")
+    with pytest.raises(StoreError, match=r"header\.json"):
+        TokenStore.open(mapped.path)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", "[" * 100_000])
+def test_a_damaged_header_is_refused(mapped: TokenStore, text: str) -> None:
+    assert mapped.path is not None
+    (mapped.path / "header.json").write_text(text, encoding="utf-8")
+    with pytest.raises(StoreError, match=r"header\.json.*prepare the corpus again"):
+        TokenStore.open(mapped.path)
+
+
+def test_document_ends_that_contradict_the_header_are_refused(mapped: TokenStore) -> None:
+    assert mapped.path is not None
+    ends = np.array(mapped.document_ends)
+    ends[-1] += 1
+    (mapped.path / "document_ends.bin").write_bytes(ends.tobytes())
+    with pytest.raises(StoreError, match="the last document ends at"):
+        TokenStore.open(mapped.path)
+
+
+# -- writing that goes wrong --------------------------------------------------------------------------------
+
+
+def test_an_existing_folder_is_left_alone(
+    mapped: TokenStore, tokenizer: MicroTransformerTokenizer, corpus: Path
+) -> None:
+    assert mapped.path is not None
+    with pytest.raises(StoreError, match="exists already"):
+        prepare_corpus(corpus, mapped.path, tokenizer)
+    mapped.verify()
+
+
+@pytest.mark.parametrize("moment", ["while tokenizing", "before the header", "before the rename"])
+def test_an_error_leaves_nothing_behind(
+    tokenizer: MicroTransformerTokenizer, corpus: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    def fails(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    target = {"while tokenizing": "token_ids", "before the header": "_header", "before the rename": "_rename_folder"}
+    monkeypatch.setattr(tokenizer if moment == "while tokenizing" else store_module, target[moment], fails)
+    with pytest.raises(StoreError, match=r"cannot write the store .*disk is full.*nothing was kept"):
+        prepare_corpus(corpus, corpus.parent / "store", tokenizer)
+    assert names(corpus.parent) == ["train.jsonl"]
+
+
+KILLED = """
+import os, signal, sys
+from mt_core import MicroTransformerTokenizer, prepare_corpus, store
+
+def kill(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+class Killer(MicroTransformerTokenizer):
+    left = 3
+    def token_ids(self, text):
+        Killer.left -= 1
+        return super().token_ids(text) if Killer.left else kill()
+
+corpus, tokenizer, out_dir, moment = sys.argv[1:]
+store._BUFFER_TOKENS = 1  # each document is on disk before the next is read
+if moment == "header":
+    store._header = kill
+print("started", flush=True)
+kind = Killer if moment == "document" else MicroTransformerTokenizer
+prepare_corpus(corpus, out_dir, kind.from_pretrained(tokenizer))
+print("finished")
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL")
+def test_a_killed_run_leaves_nothing_that_opens(
+    tokenizer: MicroTransformerTokenizer,
+    corpus: Path,
+    tmp_path: Path,
+    start_script: Callable[..., subprocess.Popen[str]],
+) -> None:
+    """Killed in the third document, or with all tokens on disk and the header about to be written."""
+    tokenizer.save_pretrained(tmp_path / "tokenizer")
+    moments = ("document", "header")
+    runs = [
+        start_script(KILLED, corpus, tmp_path / "tokenizer", tmp_path / moment / "store", moment) for moment in moments
+    ]
+    for moment, run in zip(moments, runs, strict=True):
+        out, err = run.communicate(timeout=120)
+        assert (run.returncode, out) == (-signal.SIGKILL, "started\n"), err
+        left = list((tmp_path / moment).iterdir())
+        assert [names(folder) for folder in left] == [["document_ends.bin", "token_ids.bin"]]  # it had begun
+        for folder in (tmp_path / moment / "store", *left):
+            with pytest.raises(StoreError, match="is not a token store"):
+                TokenStore.open(folder)
+        prepare_corpus(corpus, tmp_path / moment / "store", tokenizer).verify()  # the rest does not stand in the way
+
+
+# -- the cache beside a file --------------------------------------------------------------------------------
+
+
+def test_a_file_is_tokenized_once_and_kept_beside_it(
+    tokenizer: MicroTransformerTokenizer, corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = open_corpus(corpus, tokenizer)
+    assert first.path is not None and first.path.parent == corpus.parent / ".mt_cache"
+    monkeypatch.setattr(store_module, "prepare_corpus", lambda *_, **__: pytest.fail("tokenized again"))
+    assert open_corpus(str(corpus), tokenizer).path == first.path
+
+
+def test_the_cache_can_live_elsewhere(tokenizer: MicroTransformerTokenizer, corpus: Path, tmp_path: Path) -> None:
+    store = open_corpus(corpus, tokenizer, cache_dir=tmp_path / "elsewhere")
+    assert store.path is not None and store.path.parent == tmp_path / "elsewhere"
+    assert not (tmp_path / ".mt_cache").exists()
+
+
+def test_a_change_of_file_tokenizer_or_rules_makes_a_new_store(
+    tokenizer: MicroTransformerTokenizer, corpus: Path, sentences: list[str]
+) -> None:
+    other = MicroTransformerTokenizer.train(sentences * 4, vocab_size=300)
+    stores = [
+        open_corpus(corpus, tokenizer),
+        open_corpus(corpus, other),
+        open_corpus(corpus, tokenizer, is_jsonl=False),
+        open_corpus(corpus, tokenizer, is_jsonl=False, sample_by="line"),
+    ]
+    when = corpus.stat()
+    corpus.write_text(corpus.read_text(encoding="utf-8").replace("cat", "dog"), encoding="utf-8", newline="\n")
+    os.utime(corpus, ns=(when.st_atime_ns, when.st_mtime_ns))  # same size, same time: the bytes decide
+    stores.append(open_corpus(corpus, tokenizer))
+    assert len({store.path for store in stores}) == len({store.fingerprint() for store in stores}) == 5
+    assert "dog" in tokenizer.decode(stores[-1].document(0))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows does not change files that are mapped")
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("damage", ["cut short", "gone"])
+def test_a_damaged_cache_is_made_anew(
+    tokenizer: MicroTransformerTokenizer, corpus: Path, name: str, damage: str
+) -> None:
+    first = open_corpus(corpus, tokenizer)
+    assert first.path is not None
+    if damage == "gone":
+        (first.path / name).unlink()
+    else:
+        os.truncate(first.path / name, 3)
+    again = open_corpus(corpus, tokenizer)
+    again.verify()
+    assert (again.path, again.fingerprint()) == (first.path, first.fingerprint())
+    assert names(first.path.parent) == [first.path.name]
+
+
+TOGETHER = """
+import sys, time
+from pathlib import Path
+from mt_core import MicroTransformerTokenizer, store
+
+corpus, tokenizer, cache = map(Path, sys.argv[1:])
+rename = store._rename_folder
+
+def wait_for_the_other(partial, target):
+    end = time.monotonic() + 60
+    while len(list(cache.glob("*.ready"))) < 2:
+        (cache / f"{partial.name}.ready").touch()
+        assert time.monotonic() < end, "the other process never came"
+        time.sleep(0.01)
+    rename(partial, target)
+
+store._rename_folder = wait_for_the_other
+opened = store.open_corpus(corpus, MicroTransformerTokenizer.from_pretrained(tokenizer), cache_dir=cache)
+opened.verify()
+print(opened.path, opened.fingerprint())
+"""
+
+
+def test_two_processes_that_start_at_once_share_one_whole_store(
+    tokenizer: MicroTransformerTokenizer,
+    corpus: Path,
+    tmp_path: Path,
+    start_script: Callable[..., subprocess.Popen[str]],
+) -> None:
+    """Each waits, its own store written, until the other has one too: both then rename to the same name."""
+    tokenizer.save_pretrained(tmp_path / "tokenizer")
+    cache = tmp_path / "cache"
+    runs = [start_script(TOGETHER, corpus, tmp_path / "tokenizer", cache) for _ in range(2)]
+    results = [run.communicate(timeout=120) for run in runs]
+    assert [run.returncode for run in runs] == [0, 0], results
+    assert results[0][0] == results[1][0] != ""
+    folders = [path for path in cache.iterdir() if path.is_dir()]
+    assert [str(folder) for folder in folders] == [results[0][0].split()[0]]
+    assert len(list(cache.glob("*.ready"))) == 2  # two different stores were written
+    assert open_corpus(corpus, tokenizer, cache_dir=cache).fingerprint() == results[0][0].split()[1]
+
+
+def test_the_header_holds_the_checksums_of_the_files(mapped: TokenStore) -> None:
+    assert mapped.path is not None
+    for name in ("token_ids", "document_ends"):
+        data = (mapped.path / f"{name}.bin").read_bytes()
+        assert mapped.header[f"{name}_sha256"] == hashlib.sha256(data).hexdigest()
