@@ -1,5 +1,5 @@
 # Aliases for start.py, which does the work on every system: make lab, make test.
-# Options go into ARGS, another Python into PYTHON: make test PYTHON=python3.13 ARGS="-k store"
+# Options go into ARGS, a corpus into DATA (make train DATA=my.txt), another Python into PYTHON: make test PYTHON=python3.13 ARGS="-k store"
 ifeq ($(OS),Windows_NT)
 PYTHON ?= python
 else
@@ -12,5 +12,8 @@ endif
 help:
 	@$(PYTHON) start.py --help
 
-setup lab test train bench notebooks:
+setup lab test bench notebooks:
 	@$(PYTHON) start.py $@ $(ARGS)
+
+train:
+	@$(PYTHON) start.py train $(if $(DATA),"$(DATA)") $(ARGS)
