@@ -4,6 +4,7 @@ import atexit
 import os
 import shutil
 import tempfile
+from collections.abc import Generator
 from pathlib import Path
 
 import pytest
@@ -36,15 +37,17 @@ def pytest_configure(config: pytest.Config) -> None:
     import matplotlib.font_manager  # builds the font cache here rather than in a compared cell
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_runtest_setup(item: pytest.Item) -> None:
-    """A stored cell that never ran has nothing to compare with: nbval would pass it, so it fails here."""
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, None, None]:
+    """A stored cell that never ran has nothing to compare with: nbval would pass it, so it fails here.
+
+    It still runs, so that the cells below it fail only for reasons of their own.
+    """
+    yield
     cell = getattr(item, "cell", None)
     if cell is not None and cell.execution_count is None:
-        pytest.fail(
-            f"this cell was never run, so there is nothing to compare: python tools/nbrun.py {item.path}",
-            False,
-        )
+        message = f"this cell was never run, so nothing is compared: python tools/nbrun.py {item.path}"
+        pytest.fail(message, pytrace=False)
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -33,12 +33,12 @@ from peers import IN_MEMORY_TOKENS, NEEDED_RATIO, SHAPES, measure_speed, token_l
 
 from mt_core import TokenLoader, TokenStore, TransformerDataset
 
-ROOT = Path(__file__).resolve().parents[1]
 VOCAB_SIZE = 50_257  # GPT-2's: ids fill uint16 as those of most tokenizers do
 DOCUMENT_TOKENS = 512
-OPENS = 41  # times each store is opened
-# Verdicts. The largest store holds 200 times the tokens of the smallest, and 20 times for memory.
-OPENING_GROWTH, MEMORY_GROWTH = 1.5, 1.1  # largest / smallest; beyond is "grows"
+OPENS = 101  # times each store is opened
+# Largest over smallest, from which a table says "grows". Stores differ 200 times for opening, 20 times for memory.
+OPENING_GROWTH = 3.0  # the first batch costs up to twice as much where rows are just over a power of two
+MEMORY_GROWTH = 1.1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,13 +47,13 @@ class BenchConfig:
 
     tokens: int = 50_000_000
     """Tokens in the corpus of the speed table, at least 200,000. Opening and memory go up to 4 times as many."""
-    rounds: int = 41
+    rounds: int = 61
     """Rounds; in each, every contender runs once. At least 3."""
     seconds: float = 0.03
     """About how long each contender runs in a round."""
     quick: bool = False
     """A fifth of the tokens and half the rounds."""
-    out: Path = ROOT / "runs" / "bench" / "loader.json"
+    out: Path = Path("runs/bench/loader.json")
     """The JSON file with every figure."""
 
     def __post_init__(self) -> None:
@@ -65,9 +65,14 @@ class BenchConfig:
             raise ValueError(f"seconds={self.seconds}, more than 0 is needed: raise --seconds")
 
 
-def write_store(folder: Path, n_tokens: int, seed: int) -> TokenStore:
-    """A store of random ids on disk, in documents of 512 tokens, mapped."""
-    token_ids = np.random.default_rng(seed).integers(0, VOCAB_SIZE, n_tokens, dtype=np.uint16)
+def random_ids(n_tokens: int, seed: int) -> np.ndarray:
+    """uint16 (n_tokens,): ids below VOCAB_SIZE."""
+    return np.random.default_rng(seed).integers(0, VOCAB_SIZE, n_tokens, dtype=np.uint16)
+
+
+def write_store(folder: Path, token_ids: np.ndarray) -> TokenStore:
+    """A store of these ids on disk, in documents of 512 tokens, mapped."""
+    n_tokens = len(token_ids)
     ends = np.append(np.arange(DOCUMENT_TOKENS, n_tokens, DOCUMENT_TOKENS), n_tokens)
     store = TokenStore.from_token_ids(token_ids, vocab_size=VOCAB_SIZE, document_ends=ends)
     folder.mkdir()
@@ -180,8 +185,10 @@ def run(config: BenchConfig) -> dict[str, Any]:
                 "TMPDIR to a folder on a larger disk"
             )
         folders = {size: Path(name) / str(size) for size in sizes}
-        stores = {size: write_store(folder, size, seed) for seed, (size, folder) in enumerate(folders.items())}
-        small = write_store(Path(name) / "small", min(tokens, IN_MEMORY_TOKENS), len(sizes))
+        stores = {
+            size: write_store(folder, random_ids(size, seed)) for seed, (size, folder) in enumerate(folders.items())
+        }
+        small = write_store(Path(name) / "small", random_ids(min(tokens, IN_MEMORY_TOKENS), len(sizes)))
         available = available_memory()
         for store in stores.values():  # warm: every page is read once
             store.token_ids.sum()

@@ -46,11 +46,12 @@ def load_model(model: torch.nn.Module, path: Path) -> None:
     tied = {
         name: next(n for n, t in ours.items() if t.data_ptr() == tensor.data_ptr()) for name, tensor in ours.items()
     }
-    wrong = [n for n in ours if tied[n] not in found or found[tied[n]].shape != ours[n].shape]
-    wrong += [n for n in found if n not in ours]
+    own = {name: tensor for name, tensor in ours.items() if tied[name] == name}
+    wrong = [n for n in own if n not in found or found[n].shape != own[n].shape]
+    wrong += [n for n in found if n not in own]
     if wrong:
         got = tuple(found[wrong[0]].shape) if wrong[0] in found else "nothing"
-        needed = tuple(ours[wrong[0]].shape) if wrong[0] in ours else "nothing"
+        needed = tuple(own[wrong[0]].shape) if wrong[0] in own else "nothing"
         raise CheckpointError(
             f"{path} does not fit this model: {wrong[0]} is {got} there and {needed} here. "
             "Make the model with the settings it was trained with"

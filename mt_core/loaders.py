@@ -25,7 +25,7 @@ from mt_core.store import TokenStore
 from mt_core.tokenizer import MicroTransformerTokenizer
 
 # Small batches are gathered several at a time, up to this many tokens: each gather has a fixed cost.
-_TOKENS_PER_GATHER = 1 << 14
+_TOKENS_PER_GATHER = 1 << 15
 _START_METHODS = ("forkserver", "spawn")
 
 
@@ -205,10 +205,7 @@ class TokenLoader(DataLoader[Batch]):
         each = max(1, _TOKENS_PER_GATHER // (size * dataset.seq_length))  # type: ignore[operator, attr-defined]
         for block in self.sampler.blocks(size * max(each, 8192 // size)):  # type: ignore[operator, attr-defined]
             for start in range(0, len(block), size * each):  # type: ignore[operator]
-                batches = _split(dataset.gather(block[start : start + size * each]), size)  # type: ignore
-                for batch in batches:
-                    if not self.drop_last or len(batch["input_ids"]) == size:
-                        yield batch
+                yield from _split(dataset.gather(block[start : start + size * each]), size, self.drop_last)  # type: ignore
 
     # -- resume --------------------------------------------------------------------------------------------
 
@@ -341,13 +338,18 @@ def _same_corpus(what: str) -> ValueError:
     )
 
 
-def _split(batch: Batch, size: int) -> list[Batch]:
-    """Several batches that were gathered at once, taken apart."""
-    if len(batch["input_ids"]) <= size:
-        return [batch]
-    return [
-        dict(zip(batch, tensors, strict=True)) for tensors in zip(*(t.split(size) for t in batch.values()), strict=True)
-    ]
+def _split(gathered: Batch, size: int, drop_last: bool) -> Iterator[Batch]:
+    """Several batches that were gathered at once, taken apart; the last may be smaller, or is left out."""
+    rows = len(gathered["input_ids"])
+    if rows == size:
+        yield gathered
+        return
+    whole, names = rows // size, tuple(gathered)
+    pieces = (tensor[: whole * size].unflatten(0, (whole, size)).unbind() for tensor in gathered.values())
+    for tensors in zip(*pieces, strict=True):
+        yield dict(zip(names, tensors))  # noqa: B905  strict costs time here
+    if rows % size and not drop_last:
+        yield {name: tensor[whole * size :] for name, tensor in gathered.items()}
 
 
 @contextmanager

@@ -57,9 +57,17 @@ def corpus(write_jsonl: Callable[[str, Iterable[str]], Path]) -> Path:
 
 
 @pytest.fixture
-def mapped(tokenizer: MicroTransformerTokenizer, corpus: Path) -> TokenStore:
+def store_folder(tokenizer: MicroTransformerTokenizer, corpus: Path) -> Path:
+    """The folder of a store of the five sentences; nothing holds its files open, so a test may damage them."""
+    path = prepare_corpus(corpus, corpus.parent / "store", tokenizer).path
+    assert path is not None
+    return path
+
+
+@pytest.fixture
+def mapped(store_folder: Path) -> TokenStore:
     """The five sentences as a memory-mapped store."""
-    return prepare_corpus(corpus, corpus.parent / "mapped", tokenizer)
+    return TokenStore.open(store_folder)
 
 
 @pytest.fixture

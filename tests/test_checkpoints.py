@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -28,13 +29,11 @@ from mt_core.checkpoints import latest_checkpoint, load_checkpoint, load_model, 
 from mt_core.training import History, create_optimizers, training_steps
 
 V = 260
-TOKENIZER = None  # trained on first use
 
 
+@cache
 def tokenizer() -> MicroTransformerTokenizer:
-    global TOKENIZER
-    TOKENIZER = TOKENIZER or MicroTransformerTokenizer.train(["a"], vocab_size=V)
-    return TOKENIZER
+    return MicroTransformerTokenizer.train(["a"], vocab_size=V)
 
 
 def make(seed: int = 0, **settings) -> MicroTransformer:
@@ -46,7 +45,13 @@ def loader(n: int, *, seed: int = 0, shuffle: bool = True, num_workers: int = 0,
     ids = torch.randint(V, (n,), generator=torch.Generator().manual_seed(seed)).tolist()
     dataset = TransformerDataset(TokenStore.from_token_ids(ids, vocab_size=V), seq_length=8)
     return TokenLoader(
-        dataset, batch_size=batch_size, shuffle=shuffle, drop_last=shuffle, num_workers=num_workers, seed=3
+        dataset,
+        batch_size=batch_size,
+        shuffle=shuffle,
+        drop_last=shuffle,
+        seed=3,
+        num_workers=num_workers,
+        start_method="spawn" if num_workers and sys.platform == "win32" else None,
     )
 
 
@@ -58,19 +63,20 @@ def train_and_val(num_workers: int = 0) -> tuple[TokenLoader, TokenLoader]:
 SETTINGS = TrainConfig(epochs=3, warmup_steps=4, learning_rate=0.01, checkpoint_every=2, evaluate_every=3)
 
 
-def kill_after(steps: int, run_dir: Path, settings: TrainConfig = SETTINGS, **sources) -> None:
+def kill_after(steps: int, run_dir: Path, settings: TrainConfig = SETTINGS, *, num_workers: int = 0, **more) -> None:
     """Train and stop as a killed run does: between two records, with nothing put in order."""
-    records = training_steps(make(), *train_and_val(**sources), settings, tokenizer=tokenizer(), run_dir=run_dir)
+    records = training_steps(make(), *train_and_val(num_workers), settings, run_dir=run_dir, **more)
     for record in records:
         if type(record).__name__ == "Step" and record.step == steps:
             records.close()
             return
 
 
-def finish(run_dir: Path | None, settings: TrainConfig = SETTINGS, *, seed: int = 0, **sources):
-    model = make(seed)
-    history = fit(model, *train_and_val(**sources), settings, tokenizer=tokenizer(), run_dir=run_dir, progress=False)
-    return model, history
+def finish(run_dir: Path | None, settings: TrainConfig = SETTINGS, *, num_workers: int = 0, **more):
+    """Train to the end; where there is a checkpoint the weights come from there, so here they begin as others."""
+    resumed = run_dir is not None and latest_checkpoint(run_dir / "checkpoints") is not None
+    model = make(9 if resumed else 0)
+    return model, fit(model, *train_and_val(num_workers), settings, run_dir=run_dir, progress=False, **more)
 
 
 def assert_same_run(one, other) -> None:
@@ -88,52 +94,58 @@ def assert_same_run(one, other) -> None:
 
 
 @pytest.mark.parametrize(
-    "settings",
+    ("changed", "at"),
     [
-        SETTINGS,
-        replace(SETTINGS, optimizer="muon"),
-        replace(SETTINGS, checkpoint_every=5, evaluate_every=None),  # a checkpoint is due where an epoch ends
-        replace(SETTINGS, checkpoint_every=None, evaluate_every=2, accumulate=2, max_steps=5),
+        ({}, (1, 2, 7, 15)),
+        ({"optimizer": "muon"}, (3, 9, 14)),
+        ({"checkpoint_every": 5, "evaluate_every": None}, (5, 6, 10, 15)),  # a checkpoint is due where an epoch ends
+        ({"checkpoint_every": None, "evaluate_every": 2, "accumulate": 2, "max_steps": 5}, (2, 3, 4)),
     ],
     ids=["adamw", "muon", "at-epoch-ends", "accumulate"],
 )
-def test_a_run_killed_at_any_step_goes_on_bit_for_bit(settings, tmp_path):
+def test_a_run_killed_at_any_step_goes_on_bit_for_bit(changed, at, tmp_path):
+    settings = replace(SETTINGS, **changed)
     whole = finish(tmp_path / "whole", settings)
-    total = len(whole[1].steps)
-    assert total == (5 if settings.accumulate == 2 else 15)
+    assert len(whole[1].steps) == (settings.max_steps or 15)
     assert_same_run(finish(None, settings), whole)  # writing changes nothing
-    for steps in sorted({1, total, *random.Random(0).sample(range(2, total), 3), *([10] if total > 10 else [])}):
+    for steps in at:
         run_dir = tmp_path / f"killed-{steps}"
         kill_after(steps, run_dir, settings)
-        assert_same_run(finish(run_dir, settings, seed=9), whole)  # other weights to begin with: all were loaded
+        assert_same_run(finish(run_dir, settings), whole)
 
 
+def test_samples_of_text_are_the_same_after_resuming(tmp_path):
+    settings = replace(SETTINGS, evaluate_every=6, max_steps=8)
+    whole = finish(None, settings, tokenizer=tokenizer())
+    kill_after(7, tmp_path, settings, tokenizer=tokenizer())
+    assert [sample.step for sample in whole[1].samples] == [6, 8]
+    assert_same_run(finish(tmp_path, settings, tokenizer=tokenizer()), whole)
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # on a machine with one core
 def test_a_run_goes_on_with_another_number_of_workers(tmp_path):
     whole = finish(None)
     kill_after(8, tmp_path / "run")
     shutil.copytree(tmp_path / "run", tmp_path / "back")
-    assert_same_run(finish(tmp_path / "run", seed=9, num_workers=2), whole)
-    records = training_steps(
-        make(), *train_and_val(num_workers=1), SETTINGS, tokenizer=tokenizer(), run_dir=tmp_path / "back"
-    )
-    assert next(records).step == 7
-    while next(records).step < 12:
-        pass
-    records.close()
-    assert_same_run(finish(tmp_path / "back", seed=9), whole)
+    assert_same_run(finish(tmp_path / "run", num_workers=2), whole)
+    state = torch.get_rng_state()
+    make(9)  # the one draw from the global generator
+    assert torch.equal(torch.get_rng_state(), state)
+    kill_after(12, tmp_path / "back", num_workers=1)
+    assert_same_run(finish(tmp_path / "back"), whole)
 
 
 def test_a_run_killed_again_and_again_goes_on(tmp_path):
     whole = finish(None)
     for steps in (1, 3, 3, 6, 7, 13):
         kill_after(steps, tmp_path)
-    assert_same_run(finish(tmp_path, seed=9), whole)
+    assert_same_run(finish(tmp_path), whole)
 
 
 def test_a_finished_run_is_read_back_without_training(tmp_path):
     whole = finish(tmp_path)
     before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
-    again = finish(tmp_path, seed=9)
+    again = finish(tmp_path)
     assert_same_run(again, whole)
     assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
     assert again[1].steps[-1].seconds == whole[1].steps[-1].seconds
@@ -166,7 +178,7 @@ def test_another_model_batch_size_or_corpus_is_refused_by_name(tmp_path):
     def resume(model, train):
         fit(model, train, None, settings, run_dir=tmp_path, progress=False)
 
-    with pytest.raises(CheckpointError, match="model=.*'n_embd': 8.*this run has model=.*'n_embd': 16"):
+    with pytest.raises(CheckpointError, match=r"model=.*'n_embd': 8.*this run has model=.*'n_embd': 16"):
         resume(make(n_embd=16), train_and_val()[0])
     with pytest.raises(CheckpointError, match="batch_size=4, this run has batch_size=2"):
         resume(make(), loader(8 * 4 * 5 + 1, batch_size=2))
@@ -181,23 +193,30 @@ def test_another_model_batch_size_or_corpus_is_refused_by_name(tmp_path):
 
 CHILD = """
 import sys
-import test_checkpoints as t
+import torch
+from mt_core import MicroTransformer, TokenLoader, TokenStore, TrainConfig, TransformerDataset, fit
 
-settings = t.TrainConfig(epochs=1, warmup_steps=5, max_steps=int(sys.argv[2]), checkpoint_every=1, learning_rate=0.01)
-model = t.make()
-print("ready", flush=True)
-t.fit(model, t.loader(8 * 4 * 400 + 1), None, settings, run_dir=sys.argv[1], progress=False)
-print("done", flush=True)
+def parts():
+    torch.manual_seed(0)
+    model = MicroTransformer(vocab_size=16, n_layer=1, n_head=2, n_embd=8)
+    store = TokenStore.from_token_ids([i * i % 16 for i in range(8 * 4 * 400 + 1)], vocab_size=16)
+    loader = TokenLoader(TransformerDataset(store, seq_length=8), batch_size=4, shuffle=True, drop_last=True)
+    return model, loader, None, TrainConfig(epochs=1, checkpoint_every=1, learning_rate=0.01)
+
+if __name__ == "__main__":
+    print("ready", flush=True)
+    fit(*parts(), run_dir=sys.argv[1], progress=False)
+    print("done", flush=True)
 """
 
 
 def test_a_process_killed_while_it_writes_checkpoints_always_goes_on(tmp_path):
-    steps, chance, run_dir = 400, random.Random(1), tmp_path / "run"
-    (tmp_path / "child.py").write_text(f"import sys\nsys.path.insert(0, {str(Path(__file__).parent)!r})\n" + CHILD)
+    chance, run_dir = random.Random(1), tmp_path / "run"
+    (tmp_path / "child.py").write_text(CHILD, encoding="utf-8")
     reached = []
     for _ in range(3):
         child = subprocess.Popen(
-            [sys.executable, str(tmp_path / "child.py"), str(run_dir), str(steps)], stdout=subprocess.PIPE, text=True
+            [sys.executable, str(tmp_path / "child.py"), str(run_dir)], stdout=subprocess.PIPE, text=True
         )
         with child:
             assert child.stdout.readline() == "ready\n"
@@ -206,22 +225,22 @@ def test_a_process_killed_while_it_writes_checkpoints_always_goes_on(tmp_path):
                 time.sleep(0.001)
             time.sleep(chance.uniform(0, 0.1))
             while not list((run_dir / "checkpoints").glob("*.partial-*")) and child.poll() is None:
-                pass  # one is being written now
+                time.sleep(0.0002)  # until one is being written
             child.kill()
             assert child.stdout.read() == ""  # it was not done
         assert child.returncode != 0
         state = read_state(latest_checkpoint(run_dir / "checkpoints"))
         reached.append(state["step"])
     assert reached == sorted(set(reached))  # each went on from where the one before was killed
-    short = replace(SETTINGS, epochs=1, warmup_steps=5, max_steps=steps, checkpoint_every=1, evaluate_every=None)
-    model, expected = make(9), make()
-    target = latest_checkpoint(run_dir / "checkpoints")
-    load_checkpoint(target, model, create_optimizers(model, short))
-    records = training_steps(expected, loader(8 * 4 * 400 + 1), None, short)
+    names = {"__name__": "child"}
+    exec(CHILD, names)
+    model, *_, settings = names["parts"]()
+    load_checkpoint(latest_checkpoint(run_dir / "checkpoints"), model, create_optimizers(model, settings))
+    expected, *others = names["parts"]()
+    records = training_steps(expected, *others)
     losses = [next(records).loss for _ in range(reached[-1])]
     assert torch.equal(model.embed_tokens.weight, expected.embed_tokens.weight)
-    logged = [step.loss for step in History.read(run_dir).steps]
-    assert logged[: reached[-1]] == losses
+    assert [step.loss for step in History.read(run_dir).steps][: reached[-1]] == losses
 
 
 class Killed(BaseException):
@@ -308,27 +327,31 @@ def test_a_half_written_last_line_of_the_log_is_left_out_and_mended(tmp_path):
     lines = log.read_text(encoding="utf-8").splitlines(keepends=True)
     log.write_text("".join(lines[:-1]) + lines[-1][: len(lines[-1]) // 2], encoding="utf-8", newline="\n")
     assert [step.step for step in History.read(run_dir).steps] == list(range(1, 9))
-    assert_same_run(finish(run_dir, seed=9), whole)
+    assert_same_run(finish(run_dir), whole)
     assert [json.loads(line)["step"] for line in log.read_text(encoding="utf-8").splitlines()] == [
         json.loads(line)["step"] for line in (tmp_path / "whole" / "log.jsonl").read_text(encoding="utf-8").splitlines()
     ]  # and the order of the records is that of the run
 
 
-def test_a_death_while_the_log_is_mended_loses_no_record(tmp_path, monkeypatch):
+@pytest.mark.parametrize("die_at", [0, 1])
+def test_a_death_while_the_log_is_mended_loses_no_record(die_at, tmp_path, monkeypatch):
     whole = finish(None)
     kill_after(9, tmp_path)
-    before = (tmp_path / "log.jsonl").read_bytes()
+    written, real = [], Path.write_text
 
     def die(path, text, **kwargs):
+        written.append(path)
+        if len(written) <= die_at:
+            return real(path, text, **kwargs)
         path.write_bytes(text.encode()[: len(text) // 2])
         raise Killed
 
     monkeypatch.setattr(Path, "write_text", die)
     with pytest.raises(Killed):
-        finish(tmp_path, seed=9)
+        finish(tmp_path)
     monkeypatch.undo()
-    assert (tmp_path / "log.jsonl").read_bytes() == before
-    assert_same_run(finish(tmp_path, seed=9), whole)
+    assert [step.step for step in History.read(tmp_path).steps][:8] == list(range(1, 9))
+    assert_same_run(finish(tmp_path), whole)
 
 
 # -- what is written, and what is refused ------------------------------------------------------------------
@@ -379,7 +402,7 @@ def test_a_damaged_checkpoint_is_refused_with_its_path(name, damage, tmp_path):
 
 
 def test_a_state_that_is_json_but_no_checkpoint_is_refused(tmp_path):
-    for text in ("[]", "{}", '"step"'):
+    for text in ("[]", "{}", '"step"', "5"):
         (tmp_path / "state.json").write_text(text, encoding="utf-8")
         with pytest.raises(CheckpointError, match="it lacks what every checkpoint has"):
             read_state(tmp_path)

@@ -159,11 +159,12 @@ def test_a_token_changes_no_logits_before_it():
 
 def test_rotation_worked_by_hand():
     model = make(n_head=1, n_embd=4)  # D = 4: pairs (0, 2) at 1 radian a position, (1, 3) at 10000 ** -0.5 = 0.01
-    x = torch.tensor([1.0, 1.0, 0.0, 0.0]).expand(1, 1, 4, 4)
+    x = torch.tensor([1.0, 1.0, 0.0, 2.0]).expand(1, 1, 4, 4)
     turned = rotate(x, model._rotation(0, 4, x))[0, 0]
     assert torch.equal(turned[0], x[0, 0, 0])  # position 0 is left alone
     for p in range(4):
-        by_hand = [math.cos(p), math.cos(0.01 * p), math.sin(p), math.sin(0.01 * p)]
+        slow = 0.01 * p
+        by_hand = [math.cos(p), math.cos(slow) - 2 * math.sin(slow), math.sin(p), math.sin(slow) + 2 * math.cos(slow)]
         assert turned[p].tolist() == pytest.approx(by_hand, abs=1e-6)
 
 
@@ -280,7 +281,7 @@ def test_a_prompt_may_enter_the_cache_in_pieces(cuts):
 def test_settings_that_leave_one_choice_are_greedy():
     model, prompt = make(), draw((4, 3))
     greedy = generate(model, prompt, max_new_tokens=12, temperature=0)
-    for settings in ({"top_k": 1}, {"top_p": 1e-9}, {"temperature": 1e-4}, {"temperature": 1e-40}):
+    for settings in ({"top_k": 1}, {"top_p": 1e-9}, {"temperature": 1e-4}, {"temperature": 5e-324}):
         drawn = generate(model, prompt, max_new_tokens=12, generator=torch.Generator().manual_seed(1), **settings)
         assert torch.equal(drawn, greedy), settings
 
@@ -350,7 +351,10 @@ def test_generation_draws_from_the_generator_it_is_given_alone():
 def test_generation_leaves_the_model_as_it_was(training):
     model, prompt = make().train(training), draw((1, 3))
     kept = prompt.clone()
+    seen = []
+    model.register_forward_hook(lambda module, *_: seen.append(module.training))
     ids = generate(model, prompt, max_new_tokens=2)
+    assert seen == [False, False]
     assert model.training is training and not ids.requires_grad and torch.equal(prompt, kept)
     with pytest.raises(IndexError):
         generate(model, torch.tensor([[V]]), max_new_tokens=1)  # no such token

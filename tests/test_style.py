@@ -109,7 +109,7 @@ NOT_OURS = {"data", "LICENSE"}  # a corpus may say what it likes
 FORBIDDEN = {
     "a path of one machine": r"(?<![\w.~/:-])/(?:(?:root|work|opt)(?:/|\b)|(?:home|Users)/\w)|[A-Za-z]:\\Users",
     "a package mirror": r"(?i)\bpypi[-_.]?mirror|\bdevpi\b|(?:index[-_]url|find[-_]links)[ =:]+['\"]?(?:file:|/)",
-    "an issue number": r"(?i)(?<![\w/])(?:issue|ticket|bug|pr|pull request) ?#?\d+\b|(?<![\w&#/])#\d+\b",
+    "an issue number": r"(?i)(?<![\w/])(?:issue|ticket|bug|pr|pull request) ?#?\d+\b|(?<![\w&#/\"'])#\d{1,5}\b",
     "an unfinished mark": r"\b(?:TO" + r"DO|FIX" + r"ME|X" + r"XX|HA" + r"CK|WI" + r"P)\b",
 }
 

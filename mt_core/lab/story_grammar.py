@@ -126,6 +126,7 @@ class Grammar:
 
     def __init__(self, rules: Mapping[str, Sequence[str]]) -> None:
         self.rules = {name: tuple(_option(x, i) for i, x in enumerate(lines)) for name, lines in rules.items()}
+        self._recalls = {name for name, lines in self.rules.items() if any("{" in option.head for option in lines)}
         for name, options in self.rules.items():
             for a, b in pairwise(sorted(option.head for option in options)):
                 if b.startswith(a):
@@ -148,7 +149,9 @@ class Grammar:
             options: Sequence[Option] = self.rules[rule]
             if rule in used:
                 options = [option for option in options if option.rank not in used[rule]]
-            heads = [option.head.format_map(memory) if "{" in option.head else option.head for option in options]
+            heads = [option.head for option in options]
+            if rule in self._recalls:
+                heads = [head.format_map(memory) for head in heads]
             weights = [option.weight for option in options]
             index = pick(length, heads, weights)
             option, head, start, first = options[index], heads[index], length, len(told)
@@ -258,8 +261,8 @@ def bits_of(choices: Sequence[Choice]) -> float:
     >>> bits_of([Choice("coin", 0, "heads", 1, 2, 0, 5), Choice("die", 3, "four", 1, 6, 5, 9)])
     3.584963
     """
-    probability = probability_of(choices)
-    return round(math.log2(probability.denominator) - math.log2(probability.numerator), 6)
+    offered, taken = math.prod(choice.total for choice in choices), math.prod(choice.weight for choice in choices)
+    return round(math.log2(offered) - math.log2(taken), 6)
 
 
 def _stops(goal: str, position: int, wanted: Sequence[str]) -> StoryError:

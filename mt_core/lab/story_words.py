@@ -34,12 +34,12 @@ _TRAITS = _words(
 )
 _SIGHTS = _words(
     """old, quiet, green, little, windy, white, blue, crooked, lonely, empty, broken, grey, strange, secret, red,
-    sleepy, narrow, dusty, tall, wooden, hidden, black"""
+    sleepy, narrow, misty, tall, sunny, hidden, black"""
 )
 _BRIGHT = _words("happy, proud, merry, free, safe, wise, rich")
-_GOOD = _words("glad, warm, calm, thankful, rested, content, at home, full of hope, in love")
+_GOOD = _words("glad, warm, calm, rested, content, at home, full of hope, at ease")
 _WEARY = _words("tired, hungry, poor, wet, sore, muddy, late")
-_FLAVOURS = _words("honey, apple, plum, ginger, nut, berry, onion, lemon, pear, cheese, cherry")
+_FLAVOURS = _words("honey, apple, plum, ginger, nut, berry, onion, pear, cheese")
 
 RULES: dict[str, tuple[str, ...]] = {
     # ---- the shape of a story: an opening, one of six plots, an evening, perhaps a last word ----
@@ -86,7 +86,7 @@ RULES: dict[str, tuple[str, ...]] = {
         """
         it was gone
         the wind took it
-        a <nature_bare> thief took it
+        it was stolen by <mood> thief
         {hero.they} lost it <place>
         """
     ),
@@ -116,14 +116,14 @@ RULES: dict[str, tuple[str, ...]] = {
         """
         _On the way <trouble>. <luck> <mood> <helper=who> <aid>.
         _{hero} <went> off <early>, but <trouble>. <luck> <mood> <helper=who> <aid>.
-        _Near the <land>, <trouble>. "<worry>!" cried {hero}. <luck> <mood> <helper=who> <aid>.
+        _Near the <land>, <trouble>. "<worry>!" cried {hero}. Then <mood> <helper=who> <aid>.
         """
     ),
     "give": _lines(
         """
-        _So the {trait.bare} {thing} came in time. {friend} <joy>, and the {helper} got <food>.
+        _So the {trait.bare} {thing} came in time. {friend} <joy>.
         _When {friend} saw the {trait.bare} {thing}, {friend.they} <joy>.
-        _"You kept your word," said {friend}, and <joy>. {friend.They} gave {hero} <food>.
+        _"You kept your word," said {friend}, and <joy>.
         """
     ),
     # ---- plot 3: a kindness comes back ----
@@ -135,9 +135,9 @@ RULES: dict[str, tuple[str, ...]] = {
     ),
     "rescue": _lines(
         """
-        _{hero} brought <trait=trait> <thing=thing> and <food>, and the {helper} <joy>.
-        _"Do not be <fear>," said {hero}, and fetched <trait=trait> <thing=thing> and <food>.
-        _{hero.They} shared <food> and lent the {helper} <trait=trait> <thing=thing>.
+        _{hero} brought <trait=trait> <thing=thing> and <food>.
+        _"Do not be <fear>," said {hero}, and lent it <trait=trait> <thing=thing>.
+        _{hero.They} shared <food> and gave the {helper} <trait=trait> <thing=thing>.
         """
     ),
     "repay": _lines(
@@ -156,7 +156,7 @@ RULES: dict[str, tuple[str, ...]] = {
     "feast": _lines(
         """
         _{friend} tasted the {food.bare}, <joy>, and bought the {trait.bare} {thing} back.
-        _"Where is your {trait.bare} {thing}?" asked {friend}. {hero} <joy>.
+        _"Where is your {trait.bare} {thing}?" asked {friend}, and bought it back.
         _The {helper} came too, ate the {food.bare}, <joy>, and gave back the {thing}.
         """
     ),
@@ -165,7 +165,7 @@ RULES: dict[str, tuple[str, ...]] = {
         """
         _"Is this yours?" {hero.they} asked <mood> <helper=who>. "No," said the {helper}, "mine is <trait> one."
         _{hero} showed it to <mood> <helper=who>. "<guess>," said the {helper}.
-        _{hero.They} <looked> <place> and <place> for its owner.
+        _{hero.They} <looked> <place> for its owner.
         """
     ),
     "owner": _lines(
@@ -193,7 +193,7 @@ RULES: dict[str, tuple[str, ...]] = {
     "name": _words(
         """Mira/she, Tom/he, Nell/she, Robin/they, Finn/he, Ada/she, Otto/he, Lily/she, Hugo/he, Ivy/she, Ben/he,
         Wren/they, Rosa/she, Emil/he, Sky/they, Tilda/she, Leo/he, Juno/she, Oscar/he, Freya/she, Bruno/he, Clara/she,
-        Kit/they, Ned/he, Anna/she, Milo/he, Noor/she, Ravi/he, Kim/they, Yuna/she"""
+        Kit/they, Ned/he, Anna/she, Milo/he, Noor/she, Kim/they"""
     ),
     "nature": _a(_NATURES),
     "nature_bare": _NATURES,
@@ -204,8 +204,8 @@ RULES: dict[str, tuple[str, ...]] = {
         squirrel/wood, miller/town, gull/sea, weaver/hill, owl/wood, goose/town, crab/sea, crow/hill,
         bear/wood, sparrow/town, heron/sea, eagle/hill"""
     ),
-    "bond": _words("friend, cousin, neighbour, teacher, twin, rival, partner, pupil"),
-    "kin": _words("sister, brother, mother, father, aunt, uncle, cousin, teacher, friend, neighbour"),
+    "bond": _words("friend, cousin, neighbour, teacher, twin, rival"),
+    "kin": _words("sister, brother, mother, father, cousin, teacher, friend, neighbour"),
     # ---- places: a home by land, a hiding place by thing ----
     "home": ("<near> <sight> <land_{who.tag}>",),
     "place": ("<near> the <sight_bare> <land>",),
@@ -222,13 +222,13 @@ RULES: dict[str, tuple[str, ...]] = {
         """bridge, oak, harbour, meadow, mill, pond, beach, castle, market, stream, pier, valley, tower, grove, island,
         lake, inn, well, cliff, hill, fountain, cave"""
     ),
-    "land_sea": _words("harbour, beach, pier, island, cliff, bay, lighthouse, reef"),
+    "land_sea": _words("harbour, beach, pier, island, cliff, bay, dune, reef"),
     "land_wood": _words("oak, pond, stream, grove, well, log, hollow, birch"),
     "land_hill": _words("meadow, castle, valley, lake, hill, cave, wall, pass"),
     "land_town": _words("bridge, mill, market, tower, inn, fountain, shop, school"),
     "high": _words("tower, oak, roof, cliff, castle, wall, mill, shelf"),
     "dark": _words("cave, well, cellar, chest, log, oven, barrel, hollow"),
-    "small": _words("boot, stone, bed, log, pot, wall, basket, nest"),
+    "small": _words("boot, jar, bed, log, pot, wall, basket, nest"),
     "wet": _words("pond, stream, boat, lake, bucket, fountain, bay, harbour"),
     # ---- things ----
     "sight_bare": _SIGHTS,
@@ -236,29 +236,28 @@ RULES: dict[str, tuple[str, ...]] = {
     "trait": _a(_TRAITS),
     "thing": _words(
         """lantern/dark, key/small, kite/high, ring/small, boat/wet, bell/high, drum/dark, hat/high, cup/wet,
-        whistle/small, map/dark, basket/wet, button/small, flute/high, mirror/dark, coin/small, scarf/high, shell/wet,
-        pearl/small, box/dark, flag/high, spoon/wet, clock/dark, ribbon/high, bottle/wet, book/dark, feather/high,
-        pot/wet"""
+        whistle/small, map/dark, basket/wet, button/small, flute/high, mirror/dark, coin/small, flag/high, shell/wet,
+        pearl/small, box/dark, feather/high, spoon/wet, book/dark, clock/high"""
     ),
     "food": ("<flavour> <dish>",),
     "flavour": _a(_FLAVOURS),
-    "dish": _words("cake, pie, soup, tart, bun, stew, pudding, roll"),
+    "dish": _words("cake, pie, soup, tart, bun, stew"),
     # ---- when ----
     "when": ("<weather> <time>",),
     "weather": _words("windy, rainy, foggy, cold, bright, stormy, snowy, warm, grey, golden, dusty, quiet"),
-    "time": _words("morning, evening, night, afternoon, day, Sunday, Monday, noon"),
+    "time": _words("morning, evening, night, afternoon, day, Sunday, noon"),
     "season": _words("autumn, spring, winter, summer"),
     "deadline": _words("sunset, winter, supper, the <season> fair, midnight, Sunday, {friend} left, spring"),
-    "early": _words("at dawn, at noon, in good time, at once, alone, with a song, carrying <food>"),
-    "later": _words("a year later, weeks later, the next <season>, soon after, long after, one <weather> <time>"),
+    "early": _words("at dawn, at noon, in good time, at once, alone, with a song, in the rain"),
+    "later": _words("a year later, the next <season>, soon after, long after, one <weather> day"),
     "night": _words("night, evening, winter, Sunday, spring, summer"),
     # ---- what happens ----
-    "knew": _words("knew, liked, loved, remembers, trusted, teased"),
+    "knew": _words("knew, liked, loved, trusted, teased"),
     "kind": _words("true, short, sad, merry, old, strange, quiet"),
-    "went": _words("walked, ran, hurried, climbed, crept, marched, rode, skipped, went"),
-    "looked": _words("looked, searched, asked, hunted, waited, called, crept, dug"),
+    "went": _words("walked, ran, hurried, climbed, crept, marched, rode"),
+    "looked": _words("looked, searched, asked, waited, called, dug"),
     "state": _words(
-        "safe, wet, dusty, warm from the sun, full of sand, bent, under the snow, whole, cold, as bright as ever"
+        "safe, wet, dusty, warm from the sun, full of sand, under the snow, whole, cold, as bright as ever"
     ),
     "wish": _words("a song, a story, a kind word, a dance, a promise, a joke, the truth"),
     "trouble": _words(
@@ -267,28 +266,28 @@ RULES: dict[str, tuple[str, ...]] = {
     ),
     "luck": _words("Luckily, Just then, By and by, At last, By chance, Soon"),
     "aid": _words(
-        """knew a way, lit a fire, found a rope, sang, told jokes, dug a hole, brought <trait> boat,
-        opened <trait> door, made <food>, called for help"""
+        """knew a way, lit a fire, found a rope, sang, told jokes, dug a hole, opened <trait> door, made <food>,
+        called for help"""
     ),
-    "worry": _words("I am late, All is lost, What now, I gave my word, Help, Oh no"),
-    "joy": _words("laughed, wept, danced, sang, smiled, clapped, blushed, sighed, jumped, whistled, cheered, bowed"),
+    "worry": _words("I am late, All is lost, What now, I gave my word, Oh no"),
+    "joy": _words("laughed, wept, danced, sang, smiled, clapped, blushed, jumped, whistled, cheered"),
     "cry": _words("a cry, a sob, a knock, a bell, a song, a crash, a whisper, a sigh, a small voice"),
     "fix": _words(
         "lost and hungry, stuck in the mud, caught in a net, cold and wet, far from home, upside down, ill, in tears"
     ),
-    "fear": _words("afraid, sad, shy, cross, alarmed"),
+    "fear": _words("afraid, sad, shy, cross"),
     "hardship": _words(
         """food was short, {hero} was ill, {hero} was lost, the roof broke, snow fell, the well was empty,
         {hero} was alone"""
     ),
     "made": _words("made, saved, bought, carried, promised"),
     "lack": _words("the flour was gone, money was short, the oven broke, mice came, the honey was gone, snow fell"),
-    "little": _words("some eggs, flour, sugar, salt, butter, milk, a fire, a bag of flour"),
+    "little": _words("some eggs, flour, sugar, salt, butter, milk"),
     "guess": _words("Not mine, Ask the moon, I never saw it, Keep looking, How odd, Wait and see, Who knows, Oh no"),
     # ---- how it ends ----
     "rest": _words(
-        """slept, read, sat by the fire, hummed, told stories, drank tea, watched the moon, played cards,
-        wrote a letter, knitted, whistled, sang, danced, ate <food>"""
+        """slept, read, sat by the fire, told stories, drank tea, watched the moon, wrote a letter, whistled, sang,
+        danced, ate <food>"""
     ),
     # "proud and warm", "tired but glad": the first word says which
     "content": (*(f"{word} and <good>" for word in _BRIGHT), *(f"{word} but <good>" for word in _WEARY)),
@@ -299,13 +298,12 @@ RULES: dict[str, tuple[str, ...]] = {
     ),
     "fate": _lines(
         """
-        It is still there
-        It hangs by the door
-        Nobody lost it again
-        The <kin> has it now
-        {hero} kept it
-        It went to the <land>
         Ask {hero}
+        Nobody lost it again
+        It is still loved
+        Some say it sings at night
+        Only the {who} knows
+        It saw the <land> one <season>
         """
     ),
 }
