@@ -10,7 +10,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,118 +23,10 @@ from tqdm.auto import tqdm
 from mt_core.checkpoints import CheckpointError, latest_checkpoint, load_checkpoint, read_state, save_checkpoint
 from mt_core.loaders import TokenLoader
 from mt_core.model import MicroTransformer, generate
+from mt_core.recipe import TrainConfig, create_optimizers, linear_schedule
+from mt_core.records import Evaluation, History, Record, Sample, Step, log_line, truncate_log
 from mt_core.tokenizer import MicroTransformerTokenizer
 from mt_core.windows import IGNORE
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainConfig:
-    """How to train. Checked when made.
-
-    Args:
-        epochs: passes over the training loader.
-        max_steps: stop after this many optimizer steps, even in the middle of an epoch; None for all.
-        optimizer: "adamw", or "muon" for the matrices inside the blocks and AdamW for the rest.
-        learning_rate: the highest, reached after the warmup.
-        warmup_steps: steps of linear rise from 0; the rate then falls linearly to 0 at the last step, as
-            `transformers.get_linear_schedule_with_warmup` has it.
-        weight_decay: on matrices alone, not on embeddings or norms.
-        betas: AdamW's decay rates.
-        clip_norm: the gradient is scaled down to this norm; None leaves it.
-        accumulate: batches whose gradients are averaged into one step.
-        evaluate_every: steps between evaluations; None evaluates after each epoch. The last step always is.
-        checkpoint_every: steps between checkpoints in `run_dir`; None writes one after each epoch.
-        precision: "float32", or "bfloat16" for autocast; None takes bfloat16 on CUDA.
-    """
-
-    epochs: int = 3
-    max_steps: int | None = None
-    optimizer: Literal["adamw", "muon"] = "adamw"
-    learning_rate: float = 1e-3
-    warmup_steps: int = 100
-    weight_decay: float = 0.1
-    betas: tuple[float, float] = (0.9, 0.95)
-    clip_norm: float | None = 1.0
-    accumulate: int = 1
-    evaluate_every: int | None = None
-    checkpoint_every: int | None = None
-    precision: Literal["float32", "bfloat16"] | None = None
-
-    def __post_init__(self) -> None:
-        counts = {"epochs": self.epochs, "accumulate": self.accumulate}
-        counts |= {
-            n: v for n in ("max_steps", "evaluate_every", "checkpoint_every") if (v := getattr(self, n)) is not None
-        }
-        for name, value in counts.items():
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name}={value!r}, a whole number of at least 1 is needed")
-        if not 0 < self.learning_rate < math.inf or not self.warmup_steps >= 0 or not self.weight_decay >= 0:
-            raise ValueError(
-                f"learning_rate={self.learning_rate}, warmup_steps={self.warmup_steps}, "
-                f"weight_decay={self.weight_decay}: the first must be above 0, the others at least 0"
-            )
-        if self.clip_norm is not None and not self.clip_norm > 0:
-            raise ValueError(f"clip_norm={self.clip_norm}, a number above 0 is needed, or None to leave gradients")
-        if self.optimizer not in ("adamw", "muon"):
-            raise ValueError(f"optimizer={self.optimizer!r}, it must be 'adamw' or 'muon'")
-        if self.precision not in (None, "float32", "bfloat16"):
-            raise ValueError(f"precision={self.precision!r}, it must be 'float32', 'bfloat16' or None")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Step:
-    """One optimizer step: loss over its batches (nats per token), gradient norm before clipping, and counts so far."""
-
-    step: int
-    epoch: int
-    loss: float
-    learning_rate: float
-    gradient_norm: float
-    tokens: int
-    seconds: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class Evaluation:
-    """A pass over a validation loader. `bits_per_byte` is None without a tokenizer, `step` outside training."""
-
-    nats_per_token: float
-    n_targets: int
-    bits_per_byte: float | None = None
-    step: int | None = None
-    epoch: int | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sample:
-    """A text that the model wrote after `step` steps."""
-
-    step: int
-    text: str
-
-
-Record = Step | Evaluation | Sample
-
-
-@dataclass
-class History:
-    """What a run recorded, in order."""
-
-    steps: list[Step] = field(default_factory=list)
-    evaluations: list[Evaluation] = field(default_factory=list)
-    samples: list[Sample] = field(default_factory=list)
-
-    def add(self, record: Record) -> None:
-        kinds: dict[type, list[Any]] = {Step: self.steps, Evaluation: self.evaluations, Sample: self.samples}
-        kinds[type(record)].append(record)
-
-    @classmethod
-    def read(cls, run_dir: str | Path) -> History:
-        """The history of a run from its `log.jsonl`, one record a line; a half-written last line is left out."""
-        history, kinds = cls(), {"step": Step, "evaluation": Evaluation, "sample": Sample}
-        for values in _read_log(Path(run_dir) / "log.jsonl"):
-            history.add(kinds[values.pop("kind")](**values))
-        return history
 
 
 def loss_of(
@@ -190,37 +82,6 @@ def evaluate(
         raise ValueError("the loader has no target to evaluate: every label is -100, or there is no batch")
     bits_per_byte = nats / math.log(2) / n_bytes if n_bytes else None
     return Evaluation(nats_per_token=nats / targets, n_targets=targets, bits_per_byte=bits_per_byte)
-
-
-def create_optimizers(model: nn.Module, config: TrainConfig) -> list[torch.optim.Optimizer]:
-    """AdamW (Loshchilov and Hutter 2017, arXiv:1711.05101) with decay on matrices alone; with "muon", Muon
-    (Jordan et al. 2024) for the matrices inside the blocks, its rate scaled to match AdamW's (arXiv:2502.16982)."""
-    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    matrices = [p for name, p in named if p.dim() == 2 and "embed" not in name and "lm_head" not in name]
-    others = [p for _, p in named if not any(p is m for m in matrices)]
-    rate, decay = config.learning_rate, config.weight_decay
-    groups: list[dict[str, Any]] = [{"params": others, "weight_decay": 0.0}]
-    optimizers: list[torch.optim.Optimizer] = []
-    if config.optimizer == "muon":
-        optimizers.append(torch.optim.Muon(matrices, lr=rate, weight_decay=decay, adjust_lr_fn="match_rms_adamw"))
-    elif matrices:
-        groups.append({"params": matrices, "weight_decay": decay})
-    return [torch.optim.AdamW(groups, lr=rate, betas=config.betas, fused=True), *optimizers]
-
-
-def linear_schedule(warmup_steps: int, total_steps: int) -> Callable[[int], float]:
-    """The share of the learning rate at each step: linear from 0 to 1 over the warmup, then linear to 0.
-
-    >>> [linear_schedule(2, 6)(step) for step in range(7)]
-    [0.0, 0.5, 1.0, 0.75, 0.5, 0.25, 0.0]
-    """
-
-    def share(step: int) -> float:
-        if step < warmup_steps:
-            return step / max(1, warmup_steps)
-        return max(0.0, (total_steps - step) / max(1, total_steps - warmup_steps))
-
-    return share
 
 
 def fit(
@@ -309,7 +170,7 @@ def training_steps(
             for scheduler, saved in zip(schedulers, state["schedulers"], strict=True):
                 scheduler.load_state_dict(saved)
             step, tokens, seconds = state["step"], state["tokens"], state["seconds"]
-        _truncate_log(folder, step)
+        truncate_log(folder, step)
 
     def save() -> None:
         if folder is not None:
@@ -325,7 +186,7 @@ def training_steps(
     def record(entry: Record) -> Record:
         if folder is not None:
             with (folder / "log.jsonl").open("a", encoding="utf-8", newline="\n") as log:
-                log.write(_log_line(entry))
+                log.write(log_line(entry))
         return entry
 
     while step < last:
@@ -426,29 +287,6 @@ def _check_same_recipe(path: Path, saved: dict[str, Any], ours: dict[str, Any]) 
             f"{path} was made with {name}={saved.get(name)!r}, this run has {name}={ours[name]!r}: "
             "resume with the same settings, or choose another run_dir"
         )
-
-
-def _truncate_log(folder: Path, step: int) -> None:
-    """Keep the records up to the step that is resumed from."""
-    path, new = folder / "log.jsonl", folder / "log.jsonl.new"
-    kept = [values for values in _read_log(path) if values["step"] <= step] if path.exists() else []
-    new.write_text("".join(json.dumps(values) + "\n" for values in kept), encoding="utf-8", newline="\n")
-    new.replace(path)  # at once: a run killed here still has its records
-
-
-def _read_log(path: Path) -> list[dict[str, Any]]:
-    """The records of a log, in order, up to a line that was only half written."""
-    records = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            records.append(json.loads(line))
-        except ValueError:
-            break
-    return records
-
-
-def _log_line(record: Record) -> str:
-    return json.dumps({"kind": type(record).__name__.lower(), **asdict(record)}) + "\n"
 
 
 if __name__ == "__main__":

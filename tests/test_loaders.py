@@ -39,6 +39,8 @@ def stream(n_tokens: int) -> TokenStore:
 
 def create(n_rows: int = 10, **settings: object) -> TokenLoader:
     """A shuffled loader over rows of 4 tokens, batches of 3, unless `settings` say otherwise."""
+    if sys.platform == "win32" and "num_workers" in settings:
+        settings = {"start_method": "spawn", **settings}  # there, workers are for those who ask twice
     return TokenLoader(
         TransformerDataset(stream(n_rows * 4 + 1), seq_length=4),
         **{"batch_size": 3, "shuffle": True, "seed": 7, **settings},  # type: ignore[arg-type]
@@ -131,12 +133,22 @@ def test_validation_takes_each_target_once_whatever_the_training_stride() -> Non
 
 def test_settings_reach_both_loaders(tokenizer: MicroTransformerTokenizer, paths: tuple[Path, Path]) -> None:
     both = create_dataloaders(
-        *paths, tokenizer, 2, 16, 2, seed=5, chunking="per_document", prefetch_factor=3, persistent_workers=False
+        *paths,
+        tokenizer,
+        2,
+        16,
+        2,
+        seed=5,
+        chunking="per_document",
+        start_method="spawn",
+        prefetch_factor=3,
+        persistent_workers=False,
     )
     for loader in both:
         assert (loader.num_workers, loader.prefetch_factor, loader.persistent_workers) == (2, 3, False)
-        assert (loader.batch_size, loader.seed, loader.dataset.chunking) == (2, 5, "per_document")  # type: ignore[attr-defined]
-        assert loader.multiprocessing_context.get_start_method() == choose_workers(2).start_method
+        assert (loader.batch_size, loader.seed) == (2, 5)
+        assert isinstance(loader.dataset, TransformerDataset) and loader.dataset.chunking == "per_document"
+        assert loader.multiprocessing_context.get_start_method() == loader.worker_policy.start_method == "spawn"
     assert create(num_workers=2).persistent_workers and not create().persistent_workers
 
 
@@ -433,7 +445,7 @@ def test_plain_fork_is_refused_with_its_danger() -> None:
 def test_fewer_workers_than_asked_for_are_announced(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loaders_module, "choose_workers", partial(choose_workers, system="win32"))
     with pytest.warns(UserWarning, match="2 workers were asked for, 0 are used: on Windows"):
-        loader = create(num_workers=2)
+        loader = create(num_workers=2, start_method=None)
     assert loader.num_workers == 0 and rows_of(loader) == rows_of(create())
 
 
@@ -484,8 +496,6 @@ print("the script runs", flush=True)
 from mt_core import TokenLoader, TokenStore, TransformerDataset
 dataset = TransformerDataset(TokenStore.from_token_ids(range(41), vocab_size=41), seq_length=4)
 for settings in ({}, {"num_workers": 1, "start_method": "spawn"}, {"num_workers": 2, "start_method": "forkserver"}):
-    if sys.platform == "win32":
-        settings.pop("start_method", None)
     loader = TokenLoader(dataset, batch_size=3, shuffle=True, **settings)
     print([batch["input_ids"][:, 0].tolist() for batch in loader], flush=True)
 assert sys.modules["__main__"].__file__ == __file__

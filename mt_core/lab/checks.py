@@ -28,7 +28,7 @@ def compare_guess(guess: Any, answer: Any, *, unit: str = "", close: float = 0.1
         guess: what the reader wrote; None (or `...`) where nothing was written yet.
         answer: a number, a truth value, a text, or a list of these. Floats are shown with at most two decimals,
             and a guess that rounds to the same is right.
-        unit: a word after the answer, such as "rows".
+        unit: a word after the answer, such as "rows". Texts are shown in quotes and compared without regard to case.
         close: a number no further from the answer than this share of it is called close.
 
     >>> compare_guess(None, 13, unit="rows")
@@ -45,7 +45,8 @@ def compare_guess(guess: Any, answer: Any, *, unit: str = "", close: float = 0.1
         print(f"The answer is {shown}. You have made no guess yet: write one above and run both cells again.")
         return
     guess, answer = _plain(guess, answer), _plain(answer, answer)
-    if _words(guess) == _words(answer):
+    one_character = isinstance(answer, str) and len(answer) == 1  # a token, perhaps: there E is not e
+    if _words(guess) == _words(answer) or (not one_character and _words(guess).lower() == _words(answer).lower()):
         print(f"Your guess is right: {shown}.")
     elif _is_number(guess) and _is_number(answer) and abs(guess - answer) <= close * abs(answer):
         print(f"Your guess, {_words(guess)}, is close: the answer is {shown}.")
@@ -58,7 +59,7 @@ def _plain(value: Any, answer: Any) -> Any:
     if hasattr(value, "tolist"):
         value = value.tolist()
     if isinstance(value, str):
-        return _YES_NO.get(value.strip().lower(), value) if isinstance(answer, bool) else value.strip()
+        return _YES_NO.get(value.strip().lower(), value) if isinstance(answer, bool) else value.strip() or value
     if isinstance(value, Sequence | range):
         return list(value)
     return value
@@ -69,10 +70,12 @@ def _is_number(value: Any) -> bool:
 
 
 def _words(value: Any) -> str:
-    """A value as a reader writes it; texts compare without regard to case."""
+    """A value as a reader writes it."""
     value = _plain(value, value)
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if isinstance(value, str):
+        return repr(value)
     if isinstance(value, float):
         return f"{value:.2f}".rstrip("0").rstrip(".")
     if isinstance(value, list):

@@ -208,9 +208,6 @@ def _memory_gib() -> float | None:
 
 # -- the two exercises -------------------------------------------------------------------------------------------
 
-_UNTOUCHED = "Nothing to check yet: replace the ... in the cell above, run it, then run this cell again."
-
-
 def check_targets(my_targets: Callable[[dict[str, Tensor]], Any]) -> None:
     """Exercise: `my_targets(batch)` counts the labels that are scored. Prints what was found; never raises."""
     batch = {
@@ -230,12 +227,12 @@ def check_targets(my_targets: Callable[[dict[str, Tensor]], Any]) -> None:
         10: "you counted places of input_ids that are not 0; what is scored stands in labels",
     }
     if isinstance(got, bool) or not isinstance(got, int | float):
-        print(f"Not yet: one number is needed, your function returned {type(got).__name__}. Sum over both dimensions.")
+        print(f"Not yet. One number is needed, your function returned {type(got).__name__}. Sum over both dimensions.")
     elif got == 9:
         print("Right: 9 targets in 3 rows of 4. Checked with padding, a masked first place, and a target of id 0.")
     else:
         why = mistakes.get(int(got), "count the places of labels that are not -100")
-        print(f"Not yet: three rows of 4 places hold 9 targets, your function says {got}: {why}.")
+        print(f"Not yet. Three rows of 4 places hold 9 targets, your function says {got}: {why}.")
 
 
 def check_story(my_story: Callable[[str], Any], model: nn.Module, tokenizer: MicroTransformerTokenizer) -> None:
@@ -256,25 +253,27 @@ def check_story(my_story: Callable[[str], Any], model: nn.Module, tokenizer: Mic
     if problem:
         print(problem)
     elif not isinstance(got, str):
-        print(f"Not yet: a text is needed, your function returned {type(got).__name__}. Decode the ids.")
+        print(f"Not yet. A text is needed, your function returned {type(got).__name__}. Decode the ids.")
     elif not read:
-        print("Not yet: the model was never asked. Call generate(model, ...) with the ids of the prompt.")
+        print("Not yet. The model was never asked. Call generate(model, ...) with the ids of the prompt.")
     elif read[0][-1] == tokenizer.sep_token_id:
-        print("Not yet: the ids the model read end with [SEP], which says that the story is over. Leave that one out.")
+        print("Not yet. The ids the model read end with [SEP], which says that the story is over. Leave that one out.")
     elif read[0][0] != tokenizer.cls_token_id:
-        print("Not yet: the ids the model read do not begin with [CLS], as every story in training did. Keep it.")
+        print("Not yet. The ids the model read do not begin with [CLS], as every story in training did. Keep it.")
     elif read[0] != wanted:
-        print(f"Not yet: the model read {tokenizer.decode(read[0])!r}, the prompt was {prompt!r}.")
+        print(f"Not yet. The model read {tokenizer.decode(read[0])!r}, the prompt was {prompt!r}.")
     elif not got.startswith(prompt) or len(got) <= len(prompt):
-        print(f"Not yet: the story should begin with {prompt!r} and go on; yours begins {got[:30]!r}.")
+        print(f"Not yet. The story should begin with {prompt!r} and go on; yours begins {got[:30]!r}.")
     else:
         print(f"Right: the model read [CLS] and the {len(wanted) - 1} tokens of {prompt!r}, and went on from there.")
 
 
 def _call(function: Callable[..., Any], argument: Any) -> tuple[Any, str]:
     """What a reader's function returns, and what to say if there is nothing to judge."""
+    name = getattr(function, "__name__", "your function")
     try:
         got = function(argument)
     except Exception as error:  # whatever a reader's code may raise
-        return None, f"Not yet: your function stopped with {type(error).__name__}: {error}"
-    return got, _UNTOUCHED if got is None or got is ... else ""
+        return None, f"Not yet. {name} stopped with {type(error).__name__}: {error}"
+    untouched = f"{name} returns nothing yet: replace the ... by your own lines and run both cells again."
+    return got, untouched if got is None or got is ... else ""

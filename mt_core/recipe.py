@@ -1,0 +1,96 @@
+"""How to train: settings, optimizers and the learning-rate schedule. Does not run steps."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """How to train. Checked when made.
+
+    Args:
+        epochs: passes over the training loader.
+        max_steps: stop after this many optimizer steps, even in the middle of an epoch; None for all.
+        optimizer: "adamw", or "muon" for the matrices inside the blocks and AdamW for the rest.
+        learning_rate: the highest, reached after the warmup.
+        warmup_steps: steps of linear rise from 0; the rate then falls linearly to 0 at the last step, as
+            `transformers.get_linear_schedule_with_warmup` has it.
+        weight_decay: on matrices alone, not on embeddings or norms.
+        betas: AdamW's decay rates.
+        clip_norm: the gradient is scaled down to this norm; None leaves it.
+        accumulate: batches whose gradients are averaged into one step.
+        evaluate_every: steps between evaluations; None evaluates after each epoch. The last step always is.
+        checkpoint_every: steps between checkpoints in `run_dir`; None writes one after each epoch.
+        precision: "float32", or "bfloat16" for autocast; None takes bfloat16 on CUDA.
+    """
+
+    epochs: int = 3
+    max_steps: int | None = None
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    learning_rate: float = 1e-3
+    warmup_steps: int = 100
+    weight_decay: float = 0.1
+    betas: tuple[float, float] = (0.9, 0.95)
+    clip_norm: float | None = 1.0
+    accumulate: int = 1
+    evaluate_every: int | None = None
+    checkpoint_every: int | None = None
+    precision: Literal["float32", "bfloat16"] | None = None
+
+    def __post_init__(self) -> None:
+        counts = {"epochs": self.epochs, "accumulate": self.accumulate}
+        counts |= {
+            n: v for n in ("max_steps", "evaluate_every", "checkpoint_every") if (v := getattr(self, n)) is not None
+        }
+        for name, value in counts.items():
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name}={value!r}, a whole number of at least 1 is needed")
+        if not 0 < self.learning_rate < math.inf or not self.warmup_steps >= 0 or not self.weight_decay >= 0:
+            raise ValueError(
+                f"learning_rate={self.learning_rate}, warmup_steps={self.warmup_steps}, "
+                f"weight_decay={self.weight_decay}: the first must be above 0, the others at least 0"
+            )
+        if self.clip_norm is not None and not self.clip_norm > 0:
+            raise ValueError(f"clip_norm={self.clip_norm}, a number above 0 is needed, or None to leave gradients")
+        if self.optimizer not in ("adamw", "muon"):
+            raise ValueError(f"optimizer={self.optimizer!r}, it must be 'adamw' or 'muon'")
+        if self.precision not in (None, "float32", "bfloat16"):
+            raise ValueError(f"precision={self.precision!r}, it must be 'float32', 'bfloat16' or None")
+
+
+def create_optimizers(model: nn.Module, config: TrainConfig) -> list[torch.optim.Optimizer]:
+    """AdamW (Loshchilov and Hutter 2017, arXiv:1711.05101) with decay on matrices alone; with "muon", Muon
+    (Jordan et al. 2024) for the matrices inside the blocks, its rate scaled to match AdamW's (arXiv:2502.16982)."""
+    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    matrices = [p for name, p in named if p.dim() == 2 and "embed" not in name and "lm_head" not in name]
+    others = [p for _, p in named if not any(p is m for m in matrices)]
+    rate, decay = config.learning_rate, config.weight_decay
+    groups: list[dict[str, Any]] = [{"params": others, "weight_decay": 0.0}]
+    optimizers: list[torch.optim.Optimizer] = []
+    if config.optimizer == "muon":
+        optimizers.append(torch.optim.Muon(matrices, lr=rate, weight_decay=decay, adjust_lr_fn="match_rms_adamw"))
+    elif matrices:
+        groups.append({"params": matrices, "weight_decay": decay})
+    return [torch.optim.AdamW(groups, lr=rate, betas=config.betas, fused=True), *optimizers]
+
+
+def linear_schedule(warmup_steps: int, total_steps: int) -> Callable[[int], float]:
+    """The share of the learning rate at each step: linear from 0 to 1 over the warmup, then linear to 0.
+
+    >>> [linear_schedule(2, 6)(step) for step in range(7)]
+    [0.0, 0.5, 1.0, 0.75, 0.5, 0.25, 0.0]
+    """
+
+    def share(step: int) -> float:
+        if step < warmup_steps:
+            return step / max(1, warmup_steps)
+        return max(0.0, (total_steps - step) / max(1, total_steps - warmup_steps))
+
+    return share

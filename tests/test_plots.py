@@ -1,0 +1,132 @@
+"""Pictures: the numbers that are drawn, not the pixels."""
+
+import numpy as np
+import pytest
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.patches import Rectangle
+
+from mt_core.lab.plots import plot_loss, plot_mask, plot_row, plot_runs, plot_targets, running_mean, spread
+from mt_core.lab.style import BLUE, ORANGE, SKY
+
+
+@pytest.fixture(autouse=True)
+def close_figures():
+    yield
+    plt.close("all")
+
+
+def texts(ax: Axes) -> list[str]:
+    return [text.get_text() for text in ax.texts]
+
+
+def boxes(ax: Axes, color: str) -> list[Rectangle]:
+    wanted = plt.matplotlib.colors.to_rgba(color)
+    return [patch for patch in ax.patches if patch.get_facecolor() == wanted]
+
+
+def test_a_running_mean_takes_what_there_is_at_the_start() -> None:
+    assert running_mean([2.0, 4.0, 6.0, 8.0], 3).tolist() == [2.0, 3.0, 4.0, 6.0]
+    assert running_mean([1.0, 5.0], 1).tolist() == [1.0, 5.0]
+    assert running_mean([], 3).tolist() == []
+
+
+def test_loss_is_drawn_raw_and_smooth_with_validation_and_references() -> None:
+    losses = np.linspace(6, 2, 100)
+    ax = plot_loss(range(1, 101), losses, val_steps=[100], val_losses=[2.5], references={"floor": 1.0})
+    raw, smooth, val, reference = ax.lines
+    assert raw.get_ydata().tolist() == losses.tolist()
+    assert smooth.get_ydata().tolist() == running_mean(losses, 2).tolist()
+    assert val.get_xydata().tolist() == [[100, 2.5]]
+    assert list(reference.get_ydata()) == [1.0, 1.0]
+    assert "floor 1.00" in texts(ax)
+    assert ax.get_xlabel() == "step" and ax.get_ylabel() == "loss (nats per token)"
+
+
+def test_runs_differ_in_colour_and_line_and_are_named_at_their_ends() -> None:
+    runs = {"right": [6.0, 4.0, 2.0], "wrong": [5.0, 1.0, 0.0]}
+    ax = plot_runs(runs, references={"floor": 0.5})
+    drawn = ax.lines[:2]
+    assert [line.get_ydata().tolist() for line in drawn] == list(runs.values())
+    assert len({line.get_color() for line in drawn}) == len({line.get_linestyle() for line in drawn}) == 2
+    assert sorted(texts(ax)) == ["floor 0.50", "right", "wrong"]
+    ends = {note.get_text(): note.xy[1] for note in ax.texts}
+    assert ends == {"right": 2.0, "wrong": 0.0, "floor 0.50": 0.5}
+    heights = sorted(note.xyann[1] for note in ax.texts)
+    assert min(np.diff(heights)) >= 0.06 * np.diff(ax.get_ylim())[0]
+
+
+def test_more_runs_than_line_styles_are_refused() -> None:
+    with pytest.raises(ValueError, match="5 runs, at most 4"):
+        plot_runs({str(n): [1.0] for n in range(5)})
+
+
+@pytest.mark.parametrize(
+    ("values", "gap", "expected"),
+    [
+        ([], 1.0, []),
+        ([0.0, 5.0], 1.0, [0.0, 5.0]),
+        ([0.0, 0.0], 1.0, [-0.5, 0.5]),
+        ([0.0, 0.0, 0.9], 1.0, [-0.7, 0.3, 1.3]),
+        ([0.0, 1.2, 1.2], 1.0, [-0.2, 0.8, 1.8]),
+    ],
+)
+def test_names_are_moved_apart_and_no_further(values: list[float], gap: float, expected: list[float]) -> None:
+    assert spread(values, gap) == pytest.approx(expected)
+
+
+def test_a_row_shows_inputs_over_labels() -> None:
+    ax = plot_row(["a", " b", "c"], ["b", "c", None])
+    assert [t for t in texts(ax) if t not in ("", "0", "1", "2")] == [
+        *("a", "b", "␣b", "c", "c", "−100"),
+        *("place", "input", "label"),
+    ]
+    assert len(boxes(ax, SKY)) == 3
+    assert len(boxes(ax, ORANGE)) == 2  # the third label is ignored: hatched
+    assert sum(patch.get_hatch() not in (None, "") for patch in ax.patches) == 1
+
+
+@pytest.mark.parametrize("place", [0, 2, 4])
+def test_at_a_place_the_prefix_is_filled_and_one_label_is_strong(place: int) -> None:
+    ax = plot_row("abcde", "bcdef", place=place)
+    filled = boxes(ax, SKY)
+    assert [round(box.get_x()) for box in filled] == list(range(place + 1))
+    assert [round(box.get_x()) for box in boxes(ax, ORANGE)] == [place]
+    hatched = [patch for patch in ax.patches if isinstance(patch, Rectangle) and patch.get_hatch()]
+    assert [round(box.get_x()) for box in hatched] == list(range(place + 1, 5))
+    assert f"place {place}" in ax.get_title(loc="left")
+
+
+def test_rows_that_do_not_match_are_refused() -> None:
+    with pytest.raises(ValueError, match="2 inputs and 1 labels"):
+        plot_row("ab", "b")
+    with pytest.raises(ValueError, match="place 2 does not exist: places go from 0 to 1"):
+        plot_row("ab", "bc", place=2)
+
+
+def test_open_squares_of_a_mask_are_filled_and_dotted() -> None:
+    mask = np.tril(np.ones((5, 5), dtype=bool))
+    ax = plot_mask(mask, "abcde")
+    assert len(boxes(ax, SKY)) == 15
+    dots = {(int(y), int(x)) for x, y in ax.lines[0].get_xydata()}
+    assert dots == {(t, j) for t in range(5) for j in range(t + 1)}
+    assert ax.yaxis_inverted()
+    with pytest.raises(ValueError, match=r"mask has shape \(5, 5\) for 4 tokens"):
+        plot_mask(mask, "abcd")
+
+
+def test_targets_lie_one_place_after_their_inputs_and_ignored_ones_are_hatched() -> None:
+    ax = plot_targets([0, 3], np.array([[1, 2, 3, 4], [-100, 5, 6, 7]]), n_tokens=8)
+    bars = [(bar.get_x() + 0.5, bar.get_width(), bool(bar.get_hatch())) for bar in ax.patches]
+    assert bars == [(1, 4, False), (4, 1, True), (5, 3, False)]
+    assert texts(ax) == ["1…4", "−100 × 1", "5…7"]
+    with pytest.raises(ValueError, match="one row of labels each"):
+        plot_targets([0], np.zeros((2, 4)), n_tokens=8)
+
+
+def test_pictures_leave_the_settings_of_matplotlib_alone() -> None:
+    before = dict(plt.rcParams)
+    plot_row("ab", "bc")
+    plot_runs({"one": [1.0]})
+    assert dict(plt.rcParams) == before
+    assert BLUE != ORANGE
