@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, get_worker_info
 
 from mt_core.corpus import OnError, SampleBy
 from mt_core.store import TokenStore, open_corpus
@@ -39,6 +39,8 @@ class TransformerDataset(Dataset[Batch]):
         chunking: "contiguous" cuts one continuous stream; "per_document" starts each document on a new row.
         text_field, sample_by, on_error: how a file is read, see `read_documents`.
         cache_dir: where the store of a file is kept.
+        provenance: rows also say where they come from, for `mt_core.lab.provenance.explain`: int64 (4,) with
+            row, epoch, rank and worker, -1 for what is not known here.
 
     Raises:
         ValueError: a bad setting, or a corpus that cannot fill one row; CorpusError, StoreError and
@@ -63,6 +65,7 @@ class TransformerDataset(Dataset[Batch]):
         sample_by: SampleBy = "document",
         on_error: OnError = "raise",
         cache_dir: str | os.PathLike[str] | None = None,
+        provenance: bool = False,
     ) -> None:
         check_count("seq_length", seq_length)
         if stride is not None:
@@ -93,6 +96,7 @@ class TransformerDataset(Dataset[Batch]):
                 f"{tokenizer.fingerprint()[:12]}…): load that one, or prepare the corpus again with this one"
             )
         self.store, self.seq_length, self.stride, self.chunking = store, seq_length, stride, chunking
+        self.provenance = provenance
         self.rows = self._create_rows()
 
     def _create_rows(self) -> ContiguousRows | DocumentRows:
@@ -119,7 +123,13 @@ class TransformerDataset(Dataset[Batch]):
 
     def gather(self, rows: np.ndarray) -> Batch:
         """Tensors (B, T) of rows int64 (B,)."""
-        return {name: torch.from_numpy(array) for name, array in self.rows.gather(rows).items()}
+        batch = {name: torch.from_numpy(array) for name, array in self.rows.gather(rows).items()}
+        if self.provenance:
+            worker = get_worker_info()
+            origin = np.full((len(rows), 4), -1)
+            origin[:, 0], origin[:, 3] = rows, -1 if worker is None else worker.id
+            batch["provenance"] = torch.from_numpy(origin)
+        return batch
 
     def settings(self) -> dict[str, Any]:
         """What decides the rows: equal settings mean equal rows."""

@@ -180,6 +180,8 @@ class TokenLoader(DataLoader[Batch]):
         else:
             with _main_module_hidden((self.dataset, self.collate_fn)):
                 batches = super().__iter__()
+        if self.dataset.provenance:  # type: ignore[attr-defined]
+            batches = _stamped(batches, self._epoch)
         self._pass = this_pass = object()
         running = self._deliver(batches, this_pass)
         self._running = weakref.ref(running)
@@ -269,6 +271,7 @@ def create_dataloaders(
     pin_memory: bool | None = None,
     prefetch_factor: int | None = None,
     persistent_workers: bool = True,
+    provenance: bool = False,
 ) -> tuple[TokenLoader, TokenLoader]:
     """Loaders for training and validation: `train_loader, val_loader = create_dataloaders(…)`.
 
@@ -282,7 +285,7 @@ def create_dataloaders(
         seq_length: T.
         num_workers: processes that build batches. 0 is fastest for stored tokens; see `choose_workers`.
         seed: chooses the training order.
-        is_jsonl, stride, chunking, text_field, sample_by, on_error, cache_dir: see `TransformerDataset`.
+        is_jsonl, stride, chunking, text_field, sample_by, on_error, cache_dir, provenance: see `TransformerDataset`.
         start_method, pin_memory, prefetch_factor, persistent_workers: see `TokenLoader`.
 
     Raises:
@@ -307,6 +310,7 @@ def create_dataloaders(
             sample_by=sample_by,
             on_error=on_error,
             cache_dir=cache_dir,
+            provenance=provenance,
         )
 
     # Validation always takes each target once: with overlapping rows its loss would mean something else.
@@ -336,6 +340,15 @@ def _same_corpus(what: str) -> ValueError:
         f"train and validation are the same text ({what}): the validation loss would only say how well the model "
         "remembers. Split the corpus, or name another file"
     )
+
+
+def _stamped(batches: Iterator[Batch], epoch: int) -> Iterator[Batch]:
+    """Fill in what workers do not know of a batch's provenance: epoch and rank."""
+    many = torch.distributed.is_available() and torch.distributed.is_initialized()
+    rank = torch.distributed.get_rank() if many else 0
+    for batch in batches:
+        batch["provenance"][:, 1:3] = torch.tensor([epoch, rank])
+        yield batch
 
 
 def _split(gathered: Batch, size: int, drop_last: bool) -> Iterator[Batch]:

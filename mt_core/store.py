@@ -2,7 +2,8 @@
 
 A store is a folder: `token_ids.bin` (little-endian uint16, or uint32 for vocabularies over 65,536),
 `document_ends.bin` (little-endian uint64, one past the last token of each document) and `header.json`.
-It is written under a temporary name, synced, and renamed when whole: a run that is killed leaves nothing
+The header also says which files were read and how, so that a token can be traced to its text.
+A store is written under a temporary name, synced, and renamed when whole: a run that is killed leaves nothing
 that opens. Each document is stored as [CLS] its tokens [SEP].
 """
 
@@ -55,7 +56,13 @@ class TokenStore:
     def __init__(
         self, token_ids: np.ndarray, document_ends: np.ndarray, header: dict[str, Any], path: Path | None = None
     ) -> None:
-        self.token_ids, self.document_ends, self.header, self.path = token_ids, document_ends, header, path
+        self.token_ids, self.document_ends, self.header, self.path = (
+            token_ids.view(),
+            document_ends.view(),
+            header,
+            path,
+        )
+        self.token_ids.flags.writeable = self.document_ends.flags.writeable = False
 
     @property
     def vocab_size(self) -> int:
@@ -313,7 +320,7 @@ def _write_store(folder: Path, files: list[Path], tokenizer: MicroTransformerTok
     dtype = _dtype_for(len(tokenizer))
     digests = (hashlib.sha256(), hashlib.sha256())
     n_tokens = n_documents = 0
-    sources = []
+    sources, paths = [], []
     with (
         (folder / _TOKENS).open("wb") as tokens_file,
         (folder / _ENDS).open("wb") as ends_file,
@@ -343,6 +350,7 @@ def _write_store(folder: Path, files: list[Path], tokenizer: MicroTransformerTok
                     flush(pieces)
                     pieces, waiting = [], 0
             sources.append({"name": file.name, "documents": n_documents - before})
+            paths.append(_relative_to(file, folder))
         if pieces:
             flush(pieces)
         for written in (tokens_file, ends_file):
@@ -353,7 +361,7 @@ def _write_store(folder: Path, files: list[Path], tokenizer: MicroTransformerTok
         raise StoreError(f"{names}: no text found (empty, or white space alone): a corpus needs at least one document")
     header = _header(
         len(tokenizer), tokenizer.fingerprint(), tokenizer.pad_token_id, n_tokens, n_documents, digests, sources
-    )
+    ) | {"reading": {"paths": paths, **reading}}
     with (folder / _HEADER).open("w", encoding="utf-8", newline="\n") as out:
         json.dump(header, out, indent=2)
         out.write("\n")
@@ -383,6 +391,14 @@ def _header(
         "document_ends_sha256": digests[1].hexdigest(),
         "sources": sources,
     }
+
+
+def _relative_to(file: Path, folder: Path) -> str:
+    """The way from one to the other, so that they can be moved together; the full path where there is none."""
+    try:
+        return Path(os.path.relpath(file, folder)).as_posix()
+    except ValueError:  # another drive of Windows
+        return file.absolute().as_posix()
 
 
 def _read_header(path: Path) -> dict[str, Any]:

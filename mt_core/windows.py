@@ -18,8 +18,8 @@ class ContiguousRows:
     """Rows cut from one continuous stream, whatever documents they cross.
 
     Row i starts at token `i * stride` and holds T inputs and, one place further on, their T labels. With
-    `stride == seq_length` neighbours share one token and every target is seen exactly once. The last row is
-    moved back so that it ends with the stream; targets that the row before it already held are masked in it.
+    `stride == seq_length` neighbours share one token and every target is seen exactly once. If the last row would
+    run out of the stream, it is moved back until it fits, and what it holds before its own place is masked.
 
     >>> rows = ContiguousRows(TokenStore.from_token_ids(range(8), vocab_size=8), seq_length=4)
     >>> rows.gather(np.arange(len(rows)))["labels"].tolist()
@@ -41,9 +41,10 @@ class ContiguousRows:
         self.seq_length = seq_length
         self.stride = seq_length if stride is None else stride
         self._last_start = n_tokens - 1 - seq_length
-        self._n_rows = 1 + -(-self._last_start // self.stride)
-        before = max(self._n_rows - 2, 0) * self.stride + seq_length  # where the row before the last one ends
-        self._masked = max(before - self._last_start, 0) if self._n_rows > 1 else 0
+        # Enough rows to reach the end, but none that would have to be moved back by its whole length.
+        last_row = min(-(-self._last_start // self.stride), (n_tokens - 2) // self.stride)
+        self._n_rows = last_row + 1
+        self._masked = max(last_row * self.stride - self._last_start, 0)  # by how much the last row is moved back
         self._windows = sliding_window_view(store.token_ids, seq_length + 1)
 
     def __len__(self) -> int:
@@ -52,6 +53,10 @@ class ContiguousRows:
     def starts(self, rows: np.ndarray) -> np.ndarray:
         """int64 (B,): the stream position of the first input of each row."""
         return np.minimum(rows * self.stride, self._last_start)
+
+    def positions(self, rows: np.ndarray) -> np.ndarray:
+        """int64 (B, T): the stream position of each input of rows int64 (B,); its label is one further on."""
+        return self.starts(rows)[:, None] + np.arange(self.seq_length)
 
     def gather(self, rows: np.ndarray) -> Rows:
         """`input_ids` and `labels`, int64 (B, T), of rows int64 (B,)."""
@@ -87,16 +92,24 @@ class DocumentRows:
     def __len__(self) -> int:
         return int(self._row_ends[-1])
 
-    def gather(self, rows: np.ndarray) -> Rows:
-        """`input_ids`, `labels`, `position_ids` (from 0 in each row) and `document_ids`, int64 (B, T)."""
+    def positions(self, rows: np.ndarray) -> np.ndarray:
+        """int64 (B, T): the stream position of each input of rows int64 (B,), -1 for padding. Labels: one on."""
+        where, inside, _ = self._locate(rows)
+        return np.where(inside, where[:, :-1], -1)
+
+    def _locate(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Stream positions (B, T + 1), which of the T labels are in the row's document (B, T), that document (B,)."""
         document = np.searchsorted(self._row_ends, rows, side="right")
         first_row = np.where(document > 0, self._row_ends[document - 1], 0)
         first_token = np.where(document > 0, self._ends[document - 1], 0)
         start = first_token + (rows - first_row) * self.seq_length
-        end = self._ends[document]
-        where = start[:, None] + np.arange(self.seq_length + 1)  # (B, T + 1)
-        window = self._token_ids[np.minimum(where, end[:, None] - 1)].astype(np.int64)
-        inside = where[:, 1:] < end[:, None]  # (B, T): whether the label, and so its input, is in the document
+        where = start[:, None] + np.arange(self.seq_length + 1)
+        return where, where[:, 1:] < self._ends[document][:, None], document
+
+    def gather(self, rows: np.ndarray) -> Rows:
+        """`input_ids`, `labels`, `position_ids` (from 0 in each row) and `document_ids`, int64 (B, T)."""
+        where, inside, document = self._locate(rows)
+        window = self._token_ids[np.minimum(where, self._ends[document][:, None] - 1)].astype(np.int64)
         positions = np.broadcast_to(np.arange(self.seq_length), inside.shape)
         return {
             "input_ids": np.where(inside, window[:, :-1], self.pad_token_id),

@@ -85,7 +85,7 @@ def test_a_batch_in_one_gather_is_its_rows_one_by_one(indices: list[int]) -> Non
     assert len(at_once) == len(indices)
     for batch in (default_collate(at_once), at_once.batch, dataset.gather(np.array(indices))):
         assert batch.keys() == one_by_one.keys()
-        assert all(torch.equal(batch[name], one_by_one[name]) for name in batch)
+        assert all(torch.equal(batch[name], one_by_one[name]) and batch[name].is_contiguous() for name in batch)
 
 
 @pytest.mark.parametrize("chunking", ["contiguous", "per_document"])

@@ -17,7 +17,7 @@ def run(capsys, *arguments):
     return capsys.readouterr().out
 
 
-def write_text(path, lines=400):
+def lines_of_text(path, lines=400):
     path.write_text("".join(f"line {i} says {i * i % 97} and goes on\n" for i in range(lines)), encoding="utf-8")
     return path
 
@@ -37,7 +37,7 @@ def test_comparison_with_the_floor_by_hand():
 
 
 def test_split_keeps_every_line_and_a_tenth_for_validation(tmp_path):
-    whole = write_text(tmp_path / "a.txt")
+    whole = lines_of_text(tmp_path / "a.txt")
     first, rest = (part.read_bytes() for part in train.split_file(whole, tmp_path / "parts"))
     assert first + rest == whole.read_bytes()
     assert 0.05 < len(rest) / len(whole.read_bytes()) <= 0.1
@@ -67,13 +67,13 @@ def test_rows_that_would_cut_a_story_are_refused(tmp_path):
 
 
 def test_a_plain_text_file_trains_and_promises_no_floor(tmp_path, capsys):
-    said = run(capsys, write_text(tmp_path / "my.txt"), "--out", tmp_path / "run", "--vocab-size", 300)
+    said = run(capsys, lines_of_text(tmp_path / "my.txt"), "--out", tmp_path / "run", "--vocab-size", 300)
     assert "bits per byte" in said and "above the floor" not in said
     assert {file.name for file in (tmp_path / "run" / "data").glob("*.txt")} == {"train.txt", "val.txt"}
 
 
 def test_a_second_call_goes_on_from_the_checkpoint(tmp_path, capsys):
-    data = write_text(tmp_path / "my.txt")
+    data = lines_of_text(tmp_path / "my.txt")
     first = run(capsys, data, "--out", tmp_path / "run", "--vocab-size", 300)
     again = run(capsys, data, "--out", tmp_path / "run", "--vocab-size", 300)
     assert first.split("validation loss")[1] == again.split("validation loss")[1]

@@ -245,7 +245,7 @@ def test_training_wants_a_list_of_strings() -> None:
 def test_what_is_not_text_is_refused_by_both_engines(tokenizer: MicroTransformerTokenizer, method: str) -> None:
     with pytest.raises(TypeError, match="NoneType, a string is needed"):
         getattr(tokenizer, method)(None)
-    with pytest.raises(TokenizerError, match="half of a surrogate pair at character 2"):
+    with pytest.raises(TokenizerError, match=r'at character 2 .*text\.encode\("utf-16", "surrogatepass"\)'):
         getattr(tokenizer, method)("ab\ud83d")
 
 

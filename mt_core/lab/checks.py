@@ -164,8 +164,8 @@ def self_shifting_labels(my_labels: Callable[[Tensor, Tensor], Any]) -> None:
                 hint += ". The input ids are right until a row is masked: targets that were -100 are asked again"
             raise _WrongError(f"{case}: {hint}")
         print(
-            "Right: shifted once in all, and what was masked stays masked. The question of the last place is lost: "
-            "a model that shifts inside asks T - 1 questions of a row of T."
+            "Right: shifted once in all, and what was masked stays masked.\n"
+            "The last place is asked nothing now: a model that shifts inside asks T - 1 questions of a row of T."
         )
 
 

@@ -208,6 +208,7 @@ def _memory_gib() -> float | None:
 
 # -- the two exercises -------------------------------------------------------------------------------------------
 
+
 def check_targets(my_targets: Callable[[dict[str, Tensor]], Any]) -> None:
     """Exercise: `my_targets(batch)` counts the labels that are scored. Prints what was found; never raises."""
     batch = {
@@ -220,7 +221,7 @@ def check_targets(my_targets: Callable[[dict[str, Tensor]], Any]) -> None:
         return
     if isinstance(got, Tensor) and got.numel() == 1:
         got = got.item()
-    mistakes = {
+    mistakes: dict[float, str] = {
         12: "every label was counted, also the -100 that mark places without a target",
         3: "that is the number of rows, or of places to leave out; the labels to count are those that are not -100",
         8: "you left out one target too many: id 0 is a token like any other where the label says so; only -100 is not",
@@ -231,7 +232,7 @@ def check_targets(my_targets: Callable[[dict[str, Tensor]], Any]) -> None:
     elif got == 9:
         print("Right: 9 targets in 3 rows of 4. Checked with padding, a masked first place, and a target of id 0.")
     else:
-        why = mistakes.get(int(got), "count the places of labels that are not -100")
+        why = mistakes.get(got, "count the places of labels that are not -100")
         print(f"Not yet. Three rows of 4 places hold 9 targets, your function says {got}: {why}.")
 
 

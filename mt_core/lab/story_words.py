@@ -46,11 +46,11 @@ RULES: dict[str, tuple[str, ...]] = {
     "story": ("<opening><plot><evening><last>",),
     "opening": _lines(
         """
-        Once upon a time, <nature> <who=who> named <hero=name> lived <home=home>.
-        Once there was <nature> <who=who> called <hero=name>, who lived <home=home>.
-        Long ago, <nature> <who=who>, <hero=name> by name, lived <home=home>.
-        Everyone <knew> <hero=name>, <nature> <who=who> who lived <home=home>.
-        This is the <kind> tale of <hero=name>, <nature> <who=who> who lived <home=home>.
+        Once upon a time, <nature> <who=who> named <hero=name> lived <near> <sight=sight> <home=land_{who.tag}>.
+        Once there was <nature> <who=who> called <hero=name>, who lived <near> <sight=sight> <home=land_{who.tag}>.
+        Long ago, <nature> <who=who>, <hero=name> by name, lived <near> <sight=sight> <home=land_{who.tag}>.
+        Everyone <knew> <hero=name>, <nature> <who=who> who lived <near> <sight=sight> <home=land_{who.tag}>.
+        This is the <kind> tale of <hero=name>, <nature> <who=who> who lived <near> <sight=sight> <home=land_{who.tag}>.
         """
     ),
     "plot": _lines(
@@ -68,8 +68,8 @@ RULES: dict[str, tuple[str, ...]] = {
     ),
     "evening": _lines(
         """
-        _That <night>, {hero} <rest> {home.the}, <content>.
-        _Back {home.the}, {hero.they} <rest>, <content>.
+        _That <night>, {hero} <rest> <place>, <content>.
+        _Back at the {sight.bare} {home}, {hero.they} <rest>, <content>.
         _{hero} went home and <rest>, <content>.
         _And so the {who} <rest> and was <content>.
         """
@@ -155,7 +155,7 @@ RULES: dict[str, tuple[str, ...]] = {
     ),
     "feast": _lines(
         """
-        _{friend} tasted the {food.bare}, <joy>, and bought the {trait.bare} {thing} back.
+        _{friend} tasted it, <joy>, and bought the {trait.bare} {thing} back.
         _"Where is your {trait.bare} {thing}?" asked {friend}, and bought it back.
         _The {helper} came too, ate the {food.bare}, <joy>, and gave back the {thing}.
         """
@@ -186,7 +186,7 @@ RULES: dict[str, tuple[str, ...]] = {
     "proof": _lines(
         """
         _But {spot}, <state>, lay the {trait.bare} {thing}. {hero} gave it to {friend}.
-        _Still {hero.they} <looked> {spot}, and came back with the {trait.bare} {thing}. The {helper} <joy>.
+        _Still {hero.they} <looked>, and found the {trait.bare} {thing}, <state>. The {helper} <joy>.
         """
     ),
     # ---- people ----
@@ -207,7 +207,6 @@ RULES: dict[str, tuple[str, ...]] = {
     "bond": _words("friend, cousin, neighbour, teacher, twin, rival"),
     "kin": _words("sister, brother, mother, father, cousin, teacher, friend, neighbour"),
     # ---- places: a home by land, a hiding place by thing ----
-    "home": ("<near> <sight> <land_{who.tag}>",),
     "place": ("<near> the <sight_bare> <land>",),
     "spot_high": ("<at_high> the <sight_bare> <high>",),
     "spot_dark": ("<at_dark> the <sight_bare> <dark>",),
