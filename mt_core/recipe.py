@@ -19,7 +19,7 @@ class TrainConfig:
         epochs: passes over the training loader.
         max_steps: stop after this many optimizer steps, even in the middle of an epoch; None for all.
         optimizer: "adamw", or "muon" for the matrices inside the blocks and AdamW for the rest.
-        learning_rate: the highest, reached after the warmup.
+        learning_rate: AdamW's highest, reached after the warmup; Muon's is a quarter of it.
         warmup_steps: steps of linear rise from 0; the rate then falls linearly to 0 at the last step, as
             `transformers.get_linear_schedule_with_warmup` has it.
         weight_decay: on matrices alone, not on embeddings or norms.
@@ -72,10 +72,12 @@ def create_optimizers(model: nn.Module, config: TrainConfig) -> list[torch.optim
     matrices = [p for name, p in named if p.dim() == 2 and "embed" not in name and "lm_head" not in name]
     others = [p for _, p in named if not any(p is m for m in matrices)]
     rate, decay = config.learning_rate, config.weight_decay
+    # Measured on the stories, 1,600 steps: rates 0.024 and 0.006 end 2.4% above the floor, 0.012 and 0.007 7.5%.
+    muon_rate = rate / 4
     groups: list[dict[str, Any]] = [{"params": others, "weight_decay": 0.0}]
     optimizers: list[torch.optim.Optimizer] = []
     if config.optimizer == "muon":
-        optimizers.append(torch.optim.Muon(matrices, lr=rate, weight_decay=decay, adjust_lr_fn="match_rms_adamw"))
+        optimizers.append(torch.optim.Muon(matrices, lr=muon_rate, weight_decay=decay, adjust_lr_fn="match_rms_adamw"))
     elif matrices:
         groups.append({"params": matrices, "weight_decay": decay})
     return [torch.optim.AdamW(groups, lr=rate, betas=config.betas, fused=True), *optimizers]

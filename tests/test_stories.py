@@ -190,7 +190,7 @@ def test_the_parser_recovers_the_bits_of_every_record() -> None:
 
 def test_the_corpus_is_written_again_byte_for_byte(tmp_path: Path) -> None:
     stories.main(["--out", str(tmp_path)])
-    for name in ("train.jsonl", "val.jsonl"):
+    for name in ("train.jsonl", "val.jsonl", "tokenizer/tokenizer.json", "tokenizer/tokenizer_config.json"):
         assert (tmp_path / name).read_bytes() == (DATA / name).read_bytes(), name
 
 

@@ -46,7 +46,7 @@ def plot_loss(
             label_line(ax, value, f"{name} {value:.2f}", color=BLACK)
         ax.set(title="How far is the loss from what is possible?", xlabel="step", ylabel="loss (nats per token)")
         ax.set_ylim(bottom=0)
-        ax.legend(frameon=False, loc="upper right")
+        ax.legend(frameon=False, loc="center right")
         return ax
 
 

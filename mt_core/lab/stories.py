@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+from mt_core.corpus import read_documents
 from mt_core.lab.story_grammar import Choice, Grammar, StoryError, bits_of
 from mt_core.lab.story_words import RULES
+from mt_core.tokenizer import MicroTransformerTokenizer
 
 __all__ = [
     "TRAIN",
@@ -36,6 +38,7 @@ __all__ = [
 
 TRAIN = {"seed": 0, "count": 12_000}  # data/train.jsonl
 VAL = {"seed": 1, "count": 1_000}  # data/val.jsonl
+VOCAB_SIZE = 1024  # of data/tokenizer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,7 +141,7 @@ def write_corpus(path: str | Path, *, seed: int, count: int) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """`--out data` writes both files of the repository; `--seed 7 --count 1000000 --out FILE` any other corpus."""
+    """`--out data` writes the repository's files and tokenizer; `--seed 7 --count 1000000 --out FILE` writes more."""
     parser = argparse.ArgumentParser(prog="python -m mt_core.lab.stories", description="Write stories with known bits.")
     parser.add_argument("--out", type=Path, required=True, help="a folder, or with --seed and --count a file")
     parser.add_argument("--seed", type=int, help=f"the corpus uses {TRAIN['seed']} and {VAL['seed']}: take another")
@@ -152,6 +155,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     write_corpus(args.out / "train.jsonl", **TRAIN)
     write_corpus(args.out / "val.jsonl", **VAL)
+    texts = read_documents(args.out / "train.jsonl")
+    MicroTransformerTokenizer.train(texts, vocab_size=VOCAB_SIZE).save_pretrained(args.out / "tokenizer")
 
 
 if __name__ == "__main__":
