@@ -38,5 +38,7 @@ def test_every_notebook_is_in_the_table():
 
 def test_commands_exist():
     for command in re.findall(r"(?:make|python start\.py) (\w+)", README):
-        assert re.search(rf"^{command}\b|\b{command}\b.*:$", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+        assert re.search(
+            rf"^{command}\b|\b{command}\b.*:$", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE
+        )
         assert f'"{command}"' in (ROOT / "start.py").read_text(encoding="utf-8")
