@@ -163,7 +163,7 @@ def default_settings(corpus: Corpus, name: str) -> RunSettings:
         seq_length=122 if stories else 128,  # the longest story of data/ has 121 targets
         chunking="per_document" if stories else "contiguous",
         n_layer=3,
-        training=TrainConfig(epochs=3, max_steps=1950, learning_rate=0.024, optimizer="muon", evaluate_every=500),
+        training=TrainConfig(epochs=3, max_steps=1700, learning_rate=0.024, optimizer="muon", evaluate_every=500),
     )
 
 
