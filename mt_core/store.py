@@ -260,7 +260,7 @@ def open_corpus(
     rules = [
         _FORMAT,
         _VERSION,
-        _sha256_of_file(path),
+        file_sha256(path),
         tokenizer.fingerprint(),
         is_jsonl,
         text_field,
@@ -447,6 +447,7 @@ def _rename_folder(partial: Path, target: Path) -> None:
     partial.rename(target)
 
 
-def _sha256_of_file(path: Path) -> str:
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes, as 64 hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -8,7 +8,6 @@ the next call goes on from there. A part without a fitting note is thrown away.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import http.client
 import json
 import os
@@ -24,6 +23,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
+
+from mt_core.store import file_sha256
 
 BLOCK = 1 << 16  # bytes asked of the socket at once
 PROGRESS = 1 << 20  # a try that brings this many new bytes starts the count of failures anew
@@ -73,12 +74,6 @@ class RemoteFile:
             raise ValueError(f"size of {self.name} is {self.size} bytes; a file to fetch has at least 1")
         if not re.fullmatch(r"[0-9a-f]{64}", self.sha256):
             raise ValueError(f"sha256 of {self.name} is {self.sha256!r}; it needs 64 lower-case hexadecimal digits")
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file's bytes, as 64 hexadecimal digits."""
-    with path.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 def download(
