@@ -122,7 +122,7 @@ def rows_with_a_short_end(ids: list[int], size: int) -> Rows:
     ],
 )
 def test_wrong_rows_are_explained(say: Say, answer: Callable[..., Any], explained: str) -> None:
-    printed = say(checks.rows, answer)
+    printed = say(checks.alignment.rows, answer)
     assert explained in printed
     assert "Right" not in printed
 
@@ -132,7 +132,7 @@ def test_right_rows_pass_as_lists_or_tensors(say: Say) -> None:
         return [(torch.tensor(inputs), torch.tensor(labels)) for inputs, labels in rows_right(ids, size)]
 
     for answer in (rows_right, as_tensors):
-        assert say(checks.rows, answer).startswith("Right: the same rows as TransformerDataset for 7 streams")
+        assert say(checks.alignment.rows, answer).startswith("Right: the same rows as TransformerDataset for 7 streams")
 
 
 def in_place(labels: Tensor, n_prompt: int) -> Tensor:
@@ -160,13 +160,13 @@ def masked(labels: Tensor, end: int | None) -> Tensor:
     ],
 )
 def test_wrong_prompt_labels_are_explained(say: Say, answer: Callable[..., Any], explained: str) -> None:
-    printed = say(checks.prompt_labels, answer)
+    printed = say(checks.alignment.prompt_labels, answer)
     assert explained in printed
     assert "Right" not in printed
 
 
 def test_right_prompt_labels_pass(say: Say) -> None:
-    assert say(checks.prompt_labels, lambda labels, n: masked(labels, max(n - 1, 0))).startswith("Right")
+    assert say(checks.alignment.prompt_labels, lambda labels, n: masked(labels, max(n - 1, 0))).startswith("Right")
 
 
 @pytest.mark.parametrize(
@@ -181,7 +181,7 @@ def test_right_prompt_labels_pass(say: Say) -> None:
     ],
 )
 def test_wrong_self_shifting_labels_are_explained(say: Say, answer: Callable[..., Any], explained: str) -> None:
-    printed = say(checks.self_shifting_labels, answer)
+    printed = say(checks.alignment.self_shifting_labels, answer)
     assert explained in printed
     assert "Right" not in printed
 
@@ -189,7 +189,7 @@ def test_wrong_self_shifting_labels_are_explained(say: Say, answer: Callable[...
 def test_right_self_shifting_labels_pass_whatever_stands_at_place_0(say: Say) -> None:
     for first in (lambda ids: ids[:1], lambda ids: torch.tensor([-100])):
         printed = say(
-            checks.self_shifting_labels, lambda ids, labels, first=first: torch.cat([first(ids), labels[:-1]])
+            checks.alignment.self_shifting_labels, lambda ids, labels, first=first: torch.cat([first(ids), labels[:-1]])
         )
         assert printed.startswith("Right")
 
@@ -207,12 +207,12 @@ def test_right_self_shifting_labels_pass_whatever_stands_at_place_0(say: Say) ->
     ],
 )
 def test_a_loss_that_was_not_broken_is_explained(say: Say, answer: Callable[..., Any], explained: str) -> None:
-    printed = say(checks.unflattened_loss, answer)
+    printed = say(checks.alignment.unflattened_loss, answer)
     assert explained in printed
     assert "torch says" not in printed
 
 
 def test_the_broken_loss_shows_the_error_and_the_case_without_one(say: Say) -> None:
-    printed = say(checks.unflattened_loss, cross_entropy)
+    printed = say(checks.alignment.unflattened_loss, cross_entropy)
     assert "torch says: Expected target size [2, 16], got [2, 8]" in printed
     assert "With V=8, as large as T, nothing complains" in printed

@@ -11,8 +11,8 @@ from matplotlib.patches import FancyBboxPatch
 
 import mt_core
 from mt_core import MicroTransformer, MicroTransformerTokenizer, TransformerDataset, create_dataloaders, generate
-from mt_core.lab import course, token_boxes
-from mt_core.lab.course import LANES, Machine, Stage, check_story, check_targets, map_words, plot_map, this_machine
+from mt_core.lab import checks, course, token_boxes
+from mt_core.lab.course import LANES, Machine, Stage, map_words, plot_map, this_machine
 from mt_core.lab.style import style
 from mt_core.training import loss_of
 
@@ -186,7 +186,7 @@ def right_targets(batch):
     ],
 )
 def test_check_targets(capsys, answer, says: str) -> None:
-    check_targets(answer)
+    checks.start.targets(answer)
     assert says in capsys.readouterr().out
 
 
@@ -211,6 +211,6 @@ def test_check_story(capsys, tokenizer) -> None:
         "stopped with ValueError": lambda prompt: generate(model, torch.tensor(ids(prompt)), max_new_tokens=1),
     }
     for says, answer in answers.items():
-        check_story(answer, model, tokenizer)
+        checks.start.story(answer, model, tokenizer)
         assert says in capsys.readouterr().out
     assert not model._forward_pre_hooks

@@ -1,99 +1,18 @@
-"""Pictures of numbers: each `plot_` takes arrays and returns the Axes it drew on. Measures and trains nothing.
-
-Every function draws in the course's style and makes its own figure unless it is given Axes.
-"""
+"""Rows of tokens: inputs above labels, the causal mask, where in the stream targets lie."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
-from mt_core.lab.style import BLACK, BLUE, GREEN, GREY, ORANGE, PALE, PURPLE, RED, SKY, label_line, style
+from mt_core.lab.style import BLACK, GREY, ORANGE, PALE, SKY, style
 from mt_core.windows import IGNORE
 
-_HATCH = "////"
-_RUN_LOOKS = ((BLUE, "-"), (RED, "--"), (PURPLE, "-."), (GREEN, ":"))  # a colour and a line style for each run
-_TEXT_GAP = 0.065  # of the height of the axes: two names closer than this would overlap
-
-
-def plot_loss(
-    steps: Sequence[int],
-    losses: Sequence[float],
-    *,
-    val_steps: Sequence[int] = (),
-    val_losses: Sequence[float] = (),
-    references: Mapping[str, float] | None = None,
-    ax: Axes | None = None,
-) -> Axes:
-    """Loss (nats per token) against step, with named horizontal lines to compare it with.
-
-    Training loss is drawn raw and thin, and as a mean over the last 2% of steps; validation loss as dots.
-
-    Args:
-        references: name -> nats per token, such as the floor of the corpus or ln(V).
-    """
-    with style():
-        ax = ax if ax is not None else plt.subplots()[1]
-        ax.plot(steps, losses, color=BLUE, alpha=0.25, linewidth=0.8, zorder=2)
-        ax.plot(steps, running_mean(losses, max(1, len(losses) // 50)), color=BLUE, label="training", zorder=3)
-        if len(val_steps):
-            ax.plot(val_steps, val_losses, "o-", color=ORANGE, markersize=5, label="validation", zorder=4)
-        for name, value in (references or {}).items():
-            label_line(ax, value, f"{name} {value:.2f}", color=BLACK)
-        ax.set(title="How far is the loss from what is possible?", xlabel="step", ylabel="loss (nats per token)")
-        ax.set_ylim(bottom=0)
-        ax.legend(frameon=False, loc="center right")
-        return ax
-
-
-def plot_runs(
-    runs: Mapping[str, Sequence[float]], *, references: Mapping[str, float] | None = None, ax: Axes | None = None
-) -> Axes:
-    """Losses (nats per token) of several runs against step, each a mean over the last 5% of steps, named at its end.
-
-    Args:
-        runs: name -> loss of each step; at most four, each with a line style of its own.
-        references: name -> nats per token, drawn as thin horizontal lines and named with their value.
-
-    Raises:
-        ValueError: more runs than line styles.
-    """
-    if len(runs) > len(_RUN_LOOKS):
-        raise ValueError(f"{len(runs)} runs, at most {len(_RUN_LOOKS)} can be told apart: draw fewer")
-    with style():
-        ax = ax if ax is not None else plt.subplots(figsize=(7.5, 3.8))[1]
-        names: list[tuple[float, str, str]] = []  # height of the line's end, its name, its colour
-        for (name, losses), (color, line) in zip(runs.items(), _RUN_LOOKS, strict=False):
-            smooth = running_mean(losses, max(1, len(losses) // 20))
-            ax.plot(np.arange(1, len(smooth) + 1), smooth, color=color, linestyle=line, zorder=3)
-            names.append((float(smooth[-1]), name, color))
-        for name, value in (references or {}).items():
-            ax.axhline(value, color=GREY, linestyle=(0, (1, 2)), linewidth=1.1, zorder=1)
-            names.append((value, f"{name} {value:.2f}", GREY))
-        ax.set(title="Is the loss too good to be true?", xlabel="step", ylabel="loss (nats per token)")
-        ax.margins(x=0)
-        ax.set_ylim(-0.15, 1.05 * max([height for height, _, _ in names] + [max(losses) for losses in runs.values()]))
-        names.sort()
-        low, high = ax.get_ylim()
-        for (height, name, color), y in zip(
-            names, spread([n[0] for n in names], _TEXT_GAP * (high - low)), strict=True
-        ):
-            ax.annotate(
-                name,
-                (1.0, height),
-                xycoords=("axes fraction", "data"),
-                xytext=(1.04, y),
-                textcoords=("axes fraction", "data"),
-                va="center",
-                color=BLACK,
-                arrowprops={"arrowstyle": "-", "color": color, "linewidth": 1.2, "shrinkA": 1, "shrinkB": 0},
-                annotation_clip=False,
-            )
-        return ax
+HATCH = "////"
 
 
 def plot_row(
@@ -118,8 +37,8 @@ def plot_row(
         ax = ax if ax is not None else plt.subplots(figsize=(7.5, 1.9))[1]
         for t, (shown, asked) in enumerate(zip(inputs, labels, strict=True)):
             seen, here = place is None or t <= place, place is None or t == place
-            _box(ax, t, 1.25, _visible(shown), fill=SKY if seen else None, strong=seen)
-            _box(ax, t, 0.0, "−100" if asked is None else _visible(asked), fill=_label_fill(asked, here), strong=here)
+            _box(ax, t, 1.25, visible(shown), fill=SKY if seen else None, strong=seen)
+            _box(ax, t, 0.0, "−100" if asked is None else visible(asked), fill=_label_fill(asked, here), strong=here)
             ax.text(t + 0.5, 2.4, str(t), ha="center", va="bottom", color=GREY)
             if here:
                 ax.annotate("", (t + 0.5, 0.97), (t + 0.5, 1.28), arrowprops={"arrowstyle": "->", "color": BLACK})
@@ -148,7 +67,7 @@ def plot_mask(mask: np.ndarray, tokens: Sequence[str], *, ax: Axes | None = None
             ax.add_patch(Rectangle((j - 0.5, t - 0.5), 1, 1, facecolor=face, edgecolor=PALE, linewidth=1))
         where = np.argwhere(mask)
         ax.plot(where[:, 1], where[:, 0], ".", color=BLACK, markersize=4)
-        names = [_visible(token) for token in tokens]
+        names = [visible(token) for token in tokens]
         if n > 4 and not mask[0, -1]:
             ax.text(0.72 * n, 0.22 * n, "closed:\nthe future", ha="center", va="center", color=GREY)
         ax.set(title="What may each place look at?", xlim=(-0.5, n - 0.5), ylim=(n - 0.5, -0.5), aspect="equal")
@@ -183,7 +102,7 @@ def plot_targets(starts: Sequence[int], labels: np.ndarray, *, n_tokens: int, ax
                 face, edge = ("white", GREY) if ignored else (ORANGE, BLACK)
                 left = start + 1 + piece[0] - 0.5
                 bar = Rectangle((left, row - 0.38), len(piece), 0.76, facecolor=face, edgecolor=edge, linewidth=0.8)
-                bar.set_hatch(_HATCH if ignored else "")
+                bar.set_hatch(HATCH if ignored else "")
                 ax.add_patch(bar)
                 words = f"−100 × {len(piece)}" if ignored else f"{start + 1 + piece[0]}…{start + 1 + piece[-1]}"
                 if len(piece) > 0.06 * n_tokens:
@@ -194,41 +113,13 @@ def plot_targets(starts: Sequence[int], labels: np.ndarray, *, n_tokens: int, ax
         return ax
 
 
-def running_mean(values: Sequence[float], width: int) -> np.ndarray:
-    """Mean of each value and the `width - 1` before it, fewer at the start: float (len(values),).
-
-    >>> running_mean([1.0, 3.0, 5.0], 2).tolist()
-    [1.0, 2.0, 4.0]
-    """
-    sums = np.cumsum(np.concatenate(([0.0], np.asarray(values, dtype=float))))
-    ends = np.arange(1, len(sums))
-    starts = np.maximum(ends - width, 0)
-    return (sums[ends] - sums[starts]) / (ends - starts)
-
-
-def spread(values: Sequence[float], gap: float) -> list[float]:
-    """Sorted values moved apart until neighbours are at least `gap` apart, each group about its own middle.
-
-    >>> spread([1.0, 1.0, 5.0], 2.0)
-    [0.0, 2.0, 5.0]
-    """
-    groups: list[tuple[float, int]] = []  # middle and number of names that stand together
-    for value in values:
-        middle, n = value, 1
-        while groups and middle - groups[-1][0] < gap * (n + groups[-1][1]) / 2:
-            other, k = groups.pop()
-            middle, n = (middle * n + other * k) / (n + k), n + k
-        groups.append((middle, n))
-    return [middle + gap * (i - (n - 1) / 2) for middle, n in groups for i in range(n)]
-
-
 def _box(ax: Axes, x: float, y: float, text: str, *, fill: str | None, strong: bool) -> None:
     """One box of a row. Without a fill it is hatched: there, but out of reach."""
     edge, ink = (BLACK, BLACK) if strong else (PALE, GREY)
     box = Rectangle(
         (x + 0.04, y), 0.92, 0.95, facecolor=fill or "white", edgecolor=edge, linewidth=1.2 if strong else 0.8
     )
-    box.set_hatch("" if fill else _HATCH)
+    box.set_hatch("" if fill else HATCH)
     ax.add_patch(box)
     size = 12 if len(text) < 3 else 9 if len(text) < 7 else 7
     back = None if fill or not strong else {"facecolor": "white", "edgecolor": "none", "pad": 1}
@@ -241,6 +132,6 @@ def _label_fill(label: str | None, here: bool) -> str | None:
     return ORANGE if here else "white"
 
 
-def _visible(token: str) -> str:
+def visible(token: str) -> str:
     """A space shown as an open box, so that it is seen."""
     return token.replace(" ", "␣").replace("\n", "↵")

@@ -1,0 +1,10 @@
+"""Predictions and exercises: compares a reader's guess or function with what is true, in words.
+
+`compare_guess` is for predictions; each module holds the checks of one notebook's exercises. Every check prints;
+none raises because a reader's answer is missing or wrong.
+"""
+
+from mt_core.lab.checks import alignment, start
+from mt_core.lab.checks.guesses import compare_guess
+
+__all__ = ["alignment", "compare_guess", "start"]
