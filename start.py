@@ -18,7 +18,8 @@ The command runs in this folder, from wherever it is called.
 
 The set-up makes a virtual environment in .venv, once; deleting that folder undoes it. A stamp written last
 says what was installed from what, so that the next run installs nothing, takes up a changed pyproject.toml
-or constraints.txt, and makes an interrupted set-up anew.
+or constraints.txt, and makes an interrupted set-up anew. `test` installs more than the others: the tools and
+other people's loaders that the tests need.
 """
 # The standard library alone, and nothing that Python 3.6 cannot read: it has to say that it is too old.
 
@@ -45,6 +46,7 @@ LINUX = sys.platform.startswith("linux")
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 NEEDED_GB = 2
 COMMANDS = ("lab", "test", "train", "bench", "notebooks", "setup")
+LAB, TESTS = ("lab",), ("lab", "test", "peers")  # extras in pyproject.toml
 NEEDS = {"lab": ("torch", "jupyterlab", "matplotlib"), "test": ("torch", "pytest", "nbval", "xdist", "hypothesis")}
 ADVICE = (  # words in pip's complaint, what they mean and what to do; the first that fits is shown
     (("No space left", "Errno 28"), "The disk is full: free about 2 GB (8 GB with CUDA) and run this again."),
@@ -56,7 +58,7 @@ ADVICE = (  # words in pip's complaint, what they mean and what to do; the first
         ("Failed to establish", "name resolution", "getaddrinfo", "timed out", "Max retries", "No matching"),
         "pip did not get a package. Is there a network? Behind a proxy set HTTPS_PROXY, for a mirror of PyPI set\n"
         "PIP_INDEX_URL. For a machine without a network, fetch the packages on one with the same system and Python:\n"
-        "    python -m pip download -d wheels -r constraints.txt\n"
+        "    python -m pip download -d wheels -c constraints.txt \".[lab]\"\n"
         "carry the folder over, then: python start.py setup --find-links wheels",
     ),
 )
@@ -77,7 +79,7 @@ def main(arguments: "list[str]") -> int:
         if options.here:
             use_this_python(command, options)
         else:
-            set_up(options)
+            set_up(command, options)
         if command == "setup":
             print("Ready. Open the course: python start.py lab")
             return 0
@@ -142,19 +144,25 @@ def works(program: str) -> bool:
 def use_this_python(command: str, options: argparse.Namespace) -> None:
     """`--here`: install into this interpreter if asked to, else only see that it has what `command` needs."""
     if command == "setup":
-        install(Path(sys.executable), options.cpu, options.find_links, ())
+        install(Path(sys.executable), LAB, options, ())
         importlib.invalidate_caches()
     missing = [name for name in NEEDS.get(command, ("torch",)) if importlib.util.find_spec(name) is None]
     if missing:
         raise StartError(
             f"{sys.executable} has no {', '.join(missing)}. Either run without --here, or install first:\n"
-            "    python start.py setup --here\n"
+            f"    {install_by_hand(TESTS) if command == 'test' else 'python start.py setup --here'}\n"
             "with conda: conda env create -f environment.yml, then conda activate microtransformer"
         )
 
 
-def set_up(options: argparse.Namespace) -> None:
-    """Make .venv hold what pyproject.toml and constraints.txt ask for; done in a moment if it does."""
+def install_by_hand(extras: "tuple[str, ...]") -> str:
+    """The pip command that installs the course with these extras."""
+    return f'python -m pip install -e ".[{",".join(extras)}]" -c constraints.txt'
+
+
+def set_up(command: str, options: argparse.Namespace) -> None:
+    """Make .venv hold what `command` needs by pyproject.toml and constraints.txt; done in a moment if it does."""
+    options.extras = TESTS if command == "test" else LAB
     if is_ready(read_stamp(), options):
         return
     try:
@@ -173,14 +181,22 @@ def set_up(options: argparse.Namespace) -> None:
         elif stamp:
             write_stamp({**stamp, "finished": False})
         print("Installing the course's packages: some minutes the first time.", flush=True)
-        install(venv_python(), cpu, options.find_links, (lock.fileno(),))
-        made_for = {"python": python_version(), "root": str(ROOT), "cpu": cpu}
+        extras = TESTS if TESTS in (options.extras, extras_of(stamp)) else LAB  # never less than before
+        install(venv_python(), extras, argparse.Namespace(cpu=cpu, find_links=options.find_links), (lock.fileno(),))
+        made_for = {"python": python_version(), "root": str(ROOT), "cpu": cpu, "extras": extras}
         write_stamp({**made_for, "packages": packages(), "finished": True})
 
 
 def is_ready(stamp: "dict[str, object]", options: argparse.Namespace) -> bool:
     """Whether .venv is finished, for this Python, folder and option, from the files as they are now."""
-    return fits(stamp, options) and stamp.get("packages") == packages() and venv_python().exists()
+    enough = set(options.extras) <= set(extras_of(stamp))
+    return enough and fits(stamp, options) and stamp.get("packages") == packages() and venv_python().exists()
+
+
+def extras_of(stamp: "dict[str, object]") -> "tuple[object, ...]":
+    """The extras that were installed; none if the stamp does not say."""
+    extras = stamp.get("extras")
+    return tuple(extras) if isinstance(extras, list) else ()
 
 
 def fits(stamp: "dict[str, object]", options: argparse.Namespace) -> bool:
@@ -236,14 +252,14 @@ def make_venv(cpu: bool, lock: int) -> None:
         raise StartError(f"python -m venv failed; on Debian: sudo apt install python{python_version()}-venv")
 
 
-def install(python: Path, cpu: bool, find_links: "str | None", inherit: "tuple[int, ...]") -> None:
+def install(python: Path, extras: "tuple[str, ...]", options: argparse.Namespace, inherit: "tuple[int, ...]") -> None:
     """Install the course, editable, and its pinned packages with pip; raise StartError with advice if that fails."""
     command = [str(python), "-m", "pip", "install", "--disable-pip-version-check", "--no-warn-script-location"]
-    if cpu and LINUX:  # elsewhere PyPI's build is that one
+    if options.cpu and LINUX:  # elsewhere PyPI's build is that one
         command += ["--extra-index-url", CPU_INDEX]
-    if find_links:
-        command += ["--no-index", "--find-links", find_links]
-    status, said = call([*command, "-e", ".[lab,test]", "-c", "constraints.txt"], inherit)
+    if options.find_links:
+        command += ["--no-index", "--find-links", options.find_links]
+    status, said = call([*command, "-e", f".[{','.join(extras)}]", "-c", "constraints.txt"], inherit)
     if status:
         advice = next((text for words, text in ADVICE if any(word in said for word in words)), "Its words are above.")
         raise StartError(f"pip could not install the packages (exit status {status}).\n{advice}")

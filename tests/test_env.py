@@ -17,7 +17,8 @@ ROOT = Path(__file__).resolve().parents[1]
 CONDA_NAMES = {"torch": "pytorch", "matplotlib": "matplotlib-base"}  # the others are called the same
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 EXTRAS = PROJECT["optional-dependencies"]
-DIRECT = [Requirement(line) for line in [*PROJECT["dependencies"], *EXTRAS["lab"], *EXTRAS["test"]]]
+COURSE = [Requirement(line) for line in [*PROJECT["dependencies"], *EXTRAS["lab"], *EXTRAS["test"]]]
+DIRECT = [*COURSE, *map(Requirement, EXTRAS["peers"])]
 LINES = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
 PINS = {canonicalize_name(pin.name): pin for pin in map(Requirement, (s for s in LINES if s and s[0] != "#"))}
 RENEW = "renew constraints.txt as its first lines say"
@@ -33,7 +34,7 @@ def installed_closure() -> dict[str, str]:
     What torch requires with `==` (the CUDA libraries of its Linux build) is pinned by torch itself.
     """
     found: dict[str, str] = {}
-    queue = [(requirement, "") for requirement in DIRECT]
+    queue = [(requirement, "") for requirement in DIRECT if requirement.marker is None or requirement.marker.evaluate()]
     while queue:
         requirement, wanted_by = queue.pop()
         name = canonicalize_name(requirement.name)
@@ -91,7 +92,7 @@ def conda_versions() -> dict[str, str]:
 
 
 def test_conda_installs_the_same_packages_at_the_same_versions() -> None:
-    names = [canonicalize_name(requirement.name) for requirement in DIRECT]
+    names = [canonicalize_name(requirement.name) for requirement in COURSE]
     wanted = {CONDA_NAMES.get(name, name): version_of(PINS[name]) for name in names}
     got = conda_versions()
     del got["python"]

@@ -75,7 +75,7 @@ def test_a_fresh_folder_gets_an_environment_then_the_pinned_packages(machine: Ma
     venv, pip = machine.calls
     assert venv == [sys.executable, "-m", "venv", str(machine.root / ".venv")]
     assert pip[0] == str(start.venv_python())
-    assert pip[-4:] == ["-e", ".[lab,test]", "-c", "constraints.txt"]
+    assert pip[-4:] == ["-e", ".[lab]", "-c", "constraints.txt"]
     assert json.loads(start.STAMP.read_text(encoding="utf-8"))["finished"] is True
 
 
@@ -85,6 +85,20 @@ def test_the_second_run_installs_nothing_and_passes_the_exit_status_on(machine: 
     assert start.main(["test"]) == 7
     assert machine.steps == []
     assert len(machine.ran) == 2
+
+
+def test_only_the_tests_install_what_only_they_need_and_nothing_takes_it_away(machine: Machine, monkeypatch) -> None:
+    monkeypatch.setattr(start.subprocess, "run", lambda *a, **k: SimpleNamespace(returncode=0, stdout=b"3.12\n"))
+    start.main(["lab"])
+    assert ".[lab]" in machine.calls[-1]
+    machine.calls.clear()
+    start.main(["test"])
+    assert ".[lab,test,peers]" in machine.calls[-1] and machine.steps == ["pip"]
+    start.main(["lab"])
+    assert machine.steps == []
+    (machine.root / "constraints.txt").write_text("newer", encoding="utf-8")
+    start.main(["train"])
+    assert ".[lab,test,peers]" in machine.calls[-1] and machine.steps == ["pip"]
 
 
 @pytest.mark.parametrize("dies", [True, False], ids=["killed", "failed"])
