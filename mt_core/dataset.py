@@ -16,9 +16,9 @@ from torch.utils.data import Dataset, get_worker_info
 from mt_core.corpus import OnError, SampleBy
 from mt_core.store import TokenStore, open_corpus
 from mt_core.tokenizer import MicroTransformerTokenizer
-from mt_core.windows import ContiguousRows, DocumentRows
+from mt_core.windows import ContiguousRows, DocumentRows, PackedRows
 
-Chunking = Literal["contiguous", "per_document"]
+Chunking = Literal["contiguous", "per_document", "sliding", "packed"]
 Batch = dict[str, torch.Tensor]
 
 
@@ -26,7 +26,7 @@ class TransformerDataset(Dataset[Batch]):
     """Rows for causal language modelling: `dataset[i]` -> {"input_ids": int64 (T,), "labels": int64 (T,)}.
 
     `labels[t]` is the token after `input_ids[t]`: shifted here, once, and never in the model. -100 marks
-    targets to ignore. With `chunking="per_document"` a row also has `position_ids` and `document_ids`.
+    targets to ignore. Unless rows are contiguous, they also have `position_ids` and `document_ids`.
 
     Args:
         source: a JSONL or plain-text file, the folder of a token store, or a `TokenStore`. A file is
@@ -35,8 +35,12 @@ class TransformerDataset(Dataset[Batch]):
         seq_length: T, tokens in a row.
         is_jsonl: JSONL or plain text; None tells by the file's suffix.
         stride: distance between the starts of neighbouring rows; by default seq_length, so that each target
-            is seen exactly once an epoch. Contiguous rows only.
-        chunking: "contiguous" cuts one continuous stream; "per_document" starts each document on a new row.
+            is seen exactly once an epoch; for sliding windows half of it. Not for packed and per-document rows.
+        chunking: "contiguous" cuts one continuous stream; "per_document" starts each document on a new row and
+            pads; "sliding" does so too, and overlaps the rows of a long document by seq_length - stride, each target
+            asked once; "packed" puts whole documents together into rows that are all but full.
+        mask_documents: contiguous rows have `position_ids` and `document_ids` too, so that the model keeps attention
+            inside a document, as it does for all other rows.
         text_field, sample_by, on_error: how a file is read, see `read_documents`.
         cache_dir: where the store of a file is kept.
         provenance: rows also say where they come from, for `mt_core.lab.provenance.explain`: int64 (4,) with
@@ -65,6 +69,7 @@ class TransformerDataset(Dataset[Batch]):
         sample_by: SampleBy = "document",
         on_error: OnError = "raise",
         cache_dir: str | os.PathLike[str] | None = None,
+        mask_documents: bool = False,
         provenance: bool = False,
     ) -> None:
         check_count("seq_length", seq_length)
@@ -72,8 +77,10 @@ class TransformerDataset(Dataset[Batch]):
             check_count("stride", stride)
         if chunking not in get_args(Chunking):
             raise ValueError(f"chunking={chunking!r}, it must be one of {', '.join(get_args(Chunking))}")
-        if stride is not None and chunking != "contiguous":
-            raise ValueError(f"stride={stride} goes with chunking='contiguous', not with {chunking!r}: leave it out")
+        if stride is not None and chunking in ("per_document", "packed"):
+            raise ValueError(
+                f"stride={stride} goes with contiguous and sliding rows, not with {chunking!r}: leave it out"
+            )
         if isinstance(source, TokenStore):
             store = source
         elif Path(source).is_dir():
@@ -96,13 +103,17 @@ class TransformerDataset(Dataset[Batch]):
                 f"{tokenizer.fingerprint()[:12]}…): load that one, or prepare the corpus again with this one"
             )
         self.store, self.seq_length, self.stride, self.chunking = store, seq_length, stride, chunking
-        self.provenance = provenance
+        self.mask_documents, self.provenance = mask_documents, provenance
         self.rows = self._create_rows()
 
-    def _create_rows(self) -> ContiguousRows | DocumentRows:
+    def _create_rows(self) -> ContiguousRows | DocumentRows | PackedRows:
+        if self.chunking == "packed":
+            return PackedRows(self.store, self.seq_length)
         if self.chunking == "per_document":
             return DocumentRows(self.store, self.seq_length)
-        return ContiguousRows(self.store, self.seq_length, self.stride)
+        if self.chunking == "sliding":
+            return DocumentRows(self.store, self.seq_length, self.stride or -(-self.seq_length // 2))
+        return ContiguousRows(self.store, self.seq_length, self.stride, mask_documents=self.mask_documents)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -138,6 +149,7 @@ class TransformerDataset(Dataset[Batch]):
             "seq_length": self.seq_length,
             "stride": self.stride,
             "chunking": self.chunking,
+            "mask_documents": self.mask_documents,
         }
 
     def fingerprint(self) -> str:

@@ -263,6 +263,7 @@ def create_dataloaders(
     seed: int = 0,
     stride: int | None = None,
     chunking: Chunking = "contiguous",
+    mask_documents: bool = False,
     text_field: str = "text",
     sample_by: SampleBy = "document",
     on_error: OnError = "raise",
@@ -285,7 +286,8 @@ def create_dataloaders(
         seq_length: T.
         num_workers: processes that build batches. 0 is fastest for stored tokens; see `choose_workers`.
         seed: chooses the training order.
-        is_jsonl, stride, chunking, text_field, sample_by, on_error, cache_dir, provenance: see `TransformerDataset`.
+        is_jsonl, stride, chunking, mask_documents, text_field, sample_by, on_error, cache_dir, provenance: see
+            `TransformerDataset`.
         start_method, pin_memory, prefetch_factor, persistent_workers: see `TokenLoader`.
 
     Raises:
@@ -306,6 +308,7 @@ def create_dataloaders(
             is_jsonl=is_jsonl,
             stride=stride,
             chunking=chunking,
+            mask_documents=mask_documents,
             text_field=text_field,
             sample_by=sample_by,
             on_error=on_error,

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -105,19 +106,28 @@ class Attention(nn.Module):
         return rotate(query, rotation), rotate(key, rotation), value
 
     def forward(
-        self, x: Tensor, rotation: tuple[Tensor, Tensor], cache: KeyValueCache | None = None, layer: int = 0
+        self,
+        x: Tensor,
+        rotation: tuple[Tensor, Tensor],
+        mask: Any = None,
+        cache: KeyValueCache | None = None,
+        layer: int = 0,
     ) -> Tensor:
         query, key, value = self.heads(x, rotation)
-        causal = x.size(1) > 1
-        mask = None
+        if mask is not None and not isinstance(mask, Tensor):
+            return self._joined(_flex()(query, key, value, block_mask=mask))
+        causal = mask is None and x.size(1) > 1
         if cache is not None:
             held = len(cache) if layer == 0 else len(cache) - x.size(1)
             key, value = cache.extend(layer, key, value)
             if causal and held:  # several new tokens after old ones: the square mask would not fit
                 mask = torch.ones(x.size(1), key.size(2), dtype=torch.bool, device=x.device).tril(held)
                 causal = False
-        y = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=causal)
-        return self.o_proj(y.transpose(1, 2).reshape(x.shape))
+        return self._joined(F.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=causal))
+
+    def _joined(self, y: Tensor) -> Tensor:
+        """The heads' answers (B, H, T, D) side by side, and through the last matrix: (B, T, C)."""
+        return self.o_proj(y.transpose(1, 2).flatten(2))
 
 
 class FeedForward(nn.Module):
@@ -144,8 +154,15 @@ class Block(nn.Module):
         self.post_attention_layernorm = nn.RMSNorm(config.n_embd, eps=config.norm_eps)
         self.mlp = FeedForward(config)
 
-    def forward(self, x: Tensor, rotation: tuple[Tensor, Tensor], cache: KeyValueCache | None, layer: int) -> Tensor:
-        x = x + self.self_attn(self.input_layernorm(x), rotation, cache, layer)
+    def forward(
+        self,
+        x: Tensor,
+        rotation: tuple[Tensor, Tensor],
+        mask: Any = None,
+        cache: KeyValueCache | None = None,
+        layer: int = 0,
+    ) -> Tensor:
+        x = x + self.self_attn(self.input_layernorm(x), rotation, mask, cache, layer)
         return x + self.mlp(self.post_attention_layernorm(x))
 
 
@@ -173,42 +190,69 @@ class MicroTransformer(nn.Module):
         if config.tie_embeddings:
             self.lm_head.weight = self.embed_tokens.weight
 
-    def forward(self, input_ids: Tensor, *, cache: KeyValueCache | None = None) -> Tensor:
+    def forward(
+        self,
+        input_ids: Tensor,
+        *,
+        position_ids: Tensor | None = None,
+        document_ids: Tensor | None = None,
+        cache: KeyValueCache | None = None,
+    ) -> Tensor:
         """Logits (B, T, V) of input_ids, int64 (B, T). With a cache they follow the tokens it holds.
 
+        Args:
+            position_ids: int64 (B, T), where each token stands; None counts from 0 in each row.
+            document_ids: int64 (B, T); a token looks at tokens of its own document alone. None: a row is one document.
+
         Raises:
-            ValueError: input_ids is not a whole-number tensor of two dimensions.
+            ValueError: input_ids is not a whole-number tensor of two dimensions, the others have another shape, or come
+                with a cache.
         """
         if input_ids.dim() != 2 or input_ids.is_floating_point():
             raise ValueError(
                 f"input_ids has shape {tuple(input_ids.shape)} and type {input_ids.dtype}, "
                 "int64 (B, T) is needed: add a batch dimension with input_ids[None], or pass batch['input_ids']"
             )
+        for name, given in (("position_ids", position_ids), ("document_ids", document_ids)):
+            if given is not None and given.shape != input_ids.shape:
+                shapes = f"{tuple(given.shape)}, input_ids {tuple(input_ids.shape)}"
+                raise ValueError(f"{name} has shape {shapes}: both must be (B, T)")
+            if given is not None and cache is not None:
+                raise ValueError(f"{name} was given with a cache, which holds one document: leave one of them out")
         x = self.embed_tokens(input_ids)  # (B, T, C)
-        rotation = self._rotation(len(cache) if cache else 0, input_ids.size(1), x)
+        if position_ids is None:
+            start = len(cache) if cache else 0
+            position_ids = torch.arange(start, start + input_ids.size(1), device=x.device)
+        rotation = self._rotation(position_ids, x)
+        mask = document_mask(document_ids, flex=x.is_cuda and self.config.head_size >= 16)
         for layer, block in enumerate(self.layers):
-            x = block(x, rotation, cache, layer)
+            x = block(x, rotation, mask, cache, layer)
         return self.lm_head(self.norm(x))
 
-    def _rotation(self, start: int, length: int, like: Tensor) -> tuple[Tensor, Tensor]:
-        """Cosines and sines (T, D) for positions start to start + length."""
+    def _rotation(self, positions: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Cosines and sines for positions (T,) or (B, T): (T, D), or (B, 1, T, D) to go with every head."""
         size = self.config.head_size
         exponent = torch.arange(0, size, 2, device=like.device, dtype=torch.float32) / size
-        positions = torch.arange(start, start + length, device=like.device, dtype=torch.float32)
-        angles = torch.outer(positions, self.config.rope_theta**-exponent).repeat(1, 2)  # (T, D)
+        angles = positions.float()[..., None] * self.config.rope_theta**-exponent
+        angles = torch.cat((angles, angles), dim=-1)
+        if positions.dim() == 2:
+            angles = angles[:, None]
         return angles.cos().to(like.dtype), angles.sin().to(like.dtype)
 
     @torch.no_grad()
-    def attention_weights(self, input_ids: Tensor) -> Tensor:
+    def attention_weights(self, input_ids: Tensor, *, document_ids: Tensor | None = None) -> Tensor:
         """How much each position looks at each earlier one: float (n_layer, B, H, T, T), rows sum to 1."""
         x, weights = self.embed_tokens(input_ids), []
-        rotation = self._rotation(0, input_ids.size(1), x)
-        future = torch.ones(2 * input_ids.shape[1:], dtype=torch.bool, device=x.device).triu(1)
+        positions = torch.arange(input_ids.size(1), device=x.device)
+        rotation, mask = self._rotation(positions, x), document_mask(document_ids)
+        open_to = mask
+        if mask is None:
+            open_to = torch.ones(2 * input_ids.shape[1:], dtype=torch.bool, device=x.device).tril()
         for block in self.layers:
             query, key, _ = block.self_attn.heads(block.input_layernorm(x), rotation)  # type: ignore[union-attr, operator]
             scores = query @ key.transpose(2, 3) / math.sqrt(self.config.head_size)
-            weights.append(scores.masked_fill(future, -torch.inf).softmax(-1))
-            x = block(x, rotation, None, 0)
+            weights.append(scores.masked_fill(~open_to, -torch.inf).softmax(-1))
+            x = block(x, rotation, mask)
         return torch.stack(weights)
 
     def n_parameters(self) -> int:
@@ -218,6 +262,39 @@ class MicroTransformer(nn.Module):
     def settings(self) -> dict[str, Any]:
         """`MicroTransformer(**settings)` makes a model of this shape."""
         return asdict(self.config)
+
+
+def document_mask(document_ids: Tensor | None, *, flex: bool = False) -> Any:
+    """Which token may look at which, within its document and not ahead; None where the plain causal mask says it all.
+
+    Args:
+        document_ids: int64 (B, T); -1 marks padding, which stands at the end of a row.
+        flex: make FlexAttention's block mask, which skips closed blocks, instead of bool (B, 1, T, T).
+    """
+    if document_ids is None:
+        return None
+    if flex:
+        from torch.nn.attention.flex_attention import create_block_mask
+
+        def visible(b: Tensor, h: Tensor, t: Tensor, j: Tensor) -> Tensor:
+            return (t >= j) & (document_ids[b, t] == document_ids[b, j])
+
+        n_rows, length = document_ids.shape
+        return create_block_mask(visible, n_rows, None, length, length, device=document_ids.device)
+    if not document_ids.is_cuda:  # a look is cheap where it makes no device wait
+        changes = document_ids[:, 1:] != document_ids[:, :-1]
+        if not (changes & (document_ids[:, 1:] >= 0)).any():
+            return None  # one document in a row; what comes after it is padding, and nothing looks ahead
+    same = document_ids[:, :, None] == document_ids[:, None, :]
+    return same.tril()[:, None]
+
+
+@lru_cache(maxsize=1)
+def _flex() -> Any:
+    """FlexAttention (Dong et al. 2024, arXiv:2412.05496), compiled once: uncompiled it is slower than a dense mask."""
+    from torch.nn.attention.flex_attention import flex_attention
+
+    return torch.compile(flex_attention)
 
 
 def rotate(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:

@@ -5,6 +5,7 @@ Losses are in nats per token (natural logarithm, as `cross_entropy` returns) unl
 
 from __future__ import annotations
 
+import inspect
 import json
 import math
 import time
@@ -30,12 +31,24 @@ from mt_core.windows import IGNORE
 
 
 def loss_of(
-    model: Callable[[Tensor], Tensor], batch: dict[str, Tensor], *, reduction: Literal["mean", "sum"] = "mean"
+    model: Callable[..., Tensor], batch: dict[str, Tensor], *, reduction: Literal["mean", "sum"] = "mean"
 ) -> Tensor:
-    """Cross entropy (nats) over a batch, the mean of its targets or their sum; labels of -100 are left out."""
-    logits = model(batch["input_ids"])  # (B, T, V)
+    """Cross entropy (nats) over a batch, the mean of its targets or their sum; labels of -100 are left out.
+
+    A model that takes `document_ids` gets them and `position_ids` where the batch has them.
+    """
+    documents = {name: batch[name] for name in ("position_ids", "document_ids") if name in batch}
+    if documents and not _takes_documents(model):
+        documents = {}
+    logits = model(batch["input_ids"], **documents)  # (B, T, V)
     labels = batch["labels"].view(-1)
     return F.cross_entropy(logits.view(-1, logits.size(-1)), labels, ignore_index=IGNORE, reduction=reduction)
+
+
+def _takes_documents(model: Callable[..., Tensor]) -> bool:
+    inner = getattr(model, "_orig_mod", model)  # inside torch.compile's and then a parallel wrapper
+    inner = getattr(inner, "module", inner)
+    return "document_ids" in inspect.signature(getattr(inner, "forward", inner)).parameters
 
 
 @torch.no_grad()

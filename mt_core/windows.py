@@ -20,13 +20,16 @@ class ContiguousRows:
     Row i starts at token `i * stride` and holds T inputs and, one place further on, their T labels. With
     `stride == seq_length` neighbours share one token and every target is seen exactly once. If the last row would
     run out of the stream, it is moved back until it fits, and what it holds before its own place is masked.
+    With `mask_documents` a row also says which document each input is of, so that a model can keep them apart.
 
     >>> rows = ContiguousRows(TokenStore.from_token_ids(range(8), vocab_size=8), seq_length=4)
     >>> rows.gather(np.arange(len(rows)))["labels"].tolist()
     [[1, 2, 3, 4], [-100, 5, 6, 7]]
     """
 
-    def __init__(self, store: TokenStore, seq_length: int, stride: int | None = None) -> None:
+    def __init__(
+        self, store: TokenStore, seq_length: int, stride: int | None = None, *, mask_documents: bool = False
+    ) -> None:
         n_tokens = len(store)
         if n_tokens < 2:
             raise ValueError(
@@ -46,6 +49,7 @@ class ContiguousRows:
         self._n_rows = last_row + 1
         self._masked = max(last_row * self.stride - self._last_start, 0)  # by how much the last row is moved back
         self._windows = sliding_window_view(store.token_ids, seq_length + 1)
+        self._document_ends = store.document_ends if mask_documents else None
 
     def __len__(self) -> int:
         return self._n_rows
@@ -59,61 +63,213 @@ class ContiguousRows:
         return self.starts(rows)[:, None] + np.arange(self.seq_length)
 
     def gather(self, rows: np.ndarray) -> Rows:
-        """`input_ids` and `labels`, int64 (B, T), of rows int64 (B,)."""
+        """`input_ids` and `labels`, int64 (B, T), of rows int64 (B,); with `mask_documents` the other two as well."""
         window = self._windows[self.starts(rows)]  # (B, T + 1), a copy in the store's narrow type
         labels = window[:, 1:].astype(np.int64)
         if self._masked and rows.max() == self._n_rows - 1:
             labels[rows == self._n_rows - 1, : self._masked] = IGNORE
-        return {"input_ids": window[:, :-1].astype(np.int64), "labels": labels}
+        batch = {"input_ids": window[:, :-1].astype(np.int64), "labels": labels}
+        if self._document_ends is not None:
+            where = self.positions(rows)
+            documents = np.searchsorted(self._document_ends, where, side="right")
+            begins = np.where(documents > 0, self._document_ends[documents - 1].astype(np.int64), 0)
+            batch["position_ids"] = where - np.maximum(begins, where[:, :1])
+            batch["document_ids"] = documents
+        return batch
 
 
-class DocumentRows:
-    """Rows that never cross a document: each begins a document, or goes on where the last row of it stopped.
+class _PieceRows:
+    """Rows made of pieces of documents, one after the other, and padding after the last.
 
-    Rows longer than what is left of their document are padded; padding has label -100, `document_ids` -1.
+    Piece p is `lengths[p]` inputs from stream position `starts[p]` on, and their labels, one place further on each; the
+    first `masked[p]` labels are -100. Row r has the pieces `pieces_until[r - 1]` to `pieces_until[r]`.
+    """
+
+    def __init__(
+        self,
+        store: TokenStore,
+        seq_length: int,
+        *,
+        starts: np.ndarray,
+        lengths: np.ndarray,
+        documents: np.ndarray,
+        pieces_until: np.ndarray,
+        masked: np.ndarray | None = None,
+    ) -> None:
+        if not len(starts):
+            raise ValueError("no document has two tokens, one input and its label: add text")
+        self.seq_length, self.pad_token_id, self._token_ids = seq_length, store.pad_token_id, store.token_ids
+        self._starts, self._lengths, self._documents, self._masked = starts, lengths, documents, masked
+        self._until = np.concatenate(([0], pieces_until))
+
+    def __len__(self) -> int:
+        return len(self._until) - 1
+
+    def fill(self) -> float:
+        """Share of all places that hold a token, 0 to 1: the rest is padding."""
+        return int(self._lengths.sum()) / (len(self) * self.seq_length)
+
+    def row_lengths(self) -> np.ndarray:
+        """int64 (rows,): how many places of each row hold a token; padding comes after them."""
+        return np.add.reduceat(self._lengths, self._until[:-1])
+
+    def positions(self, rows: np.ndarray) -> np.ndarray:
+        """int64 (B, T): the stream position of each input of rows int64 (B,), -1 for padding. Labels: one on."""
+        return self._laid_out(rows)[0]
+
+    def _laid_out(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Stream positions, places inside a piece and pieces, int64 (B, T) each; -1, 0 and -1 for padding."""
+        counts = self._until[rows + 1] - self._until[rows]  # pieces in each row
+        pieces = np.arange(counts.sum()) + np.repeat(self._until[rows] - (np.cumsum(counts) - counts), counts)
+        lengths = self._lengths[pieces]
+        inside = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+        piece_of = np.repeat(pieces, lengths)
+        of_row = np.repeat(np.arange(len(rows)), counts)  # row of each piece
+        filled = np.bincount(of_row, weights=lengths, minlength=len(rows)).astype(np.int64)
+        there = np.arange(self.seq_length) < filled[:, None]  # (B, T), True in the order of the flat arrays above
+        where, place, piece = np.full(there.shape, -1), np.zeros(there.shape, np.int64), np.full(there.shape, -1)
+        where[there], place[there], piece[there] = self._starts[piece_of] + inside, inside, piece_of
+        return where, place, piece
+
+    def gather(self, rows: np.ndarray) -> Rows:
+        """`input_ids`, `labels`, `position_ids` (from 0 in each piece) and `document_ids`, int64 (B, T)."""
+        where, place, piece = self._laid_out(rows)
+        padding = where < 0
+        labels = self._token_ids[where + 1].astype(np.int64)
+        hidden = padding if self._masked is None else padding | (place < self._masked[piece])
+        labels[hidden] = IGNORE
+        input_ids = self._token_ids[where].astype(np.int64)
+        input_ids[padding] = self.pad_token_id
+        documents = np.where(padding, -1, self._documents[piece])
+        return {"input_ids": input_ids, "labels": labels, "position_ids": place, "document_ids": documents}
+
+
+class DocumentRows(_PieceRows):
+    """Rows that never cross a document: each begins a document, or goes on in one that is longer than a row.
+
+    With a stride below T the rows of a long document overlap, so that each label has at least T - stride inputs before
+    it, unless its document begins there; labels that an earlier row has asked are -100. Rows longer than what is left
+    of their document are padded; padding has label -100, `document_ids` -1.
 
     >>> store = TokenStore.from_token_ids([5, 6, 7, 8, 9], vocab_size=10, document_ends=[2, 5])
     >>> DocumentRows(store, seq_length=3).gather(np.array([0, 1]))["input_ids"].tolist()
     [[5, 0, 0], [7, 8, 0]]
     """
 
+    def __init__(self, store: TokenStore, seq_length: int, stride: int | None = None) -> None:
+        stride = seq_length if stride is None else stride
+        if stride > seq_length:
+            raise ValueError(
+                f"stride={stride} is more than seq_length={seq_length}: targets between the rows would never be asked; "
+                f"use {seq_length} or less"
+            )
+        first, targets = _documents(store)
+        # Rows of a document: the first, and one more for each stride of targets that it does not reach.
+        counts = np.where(targets > 0, 1 + -(-np.maximum(targets - seq_length, 0) // stride), 0)
+        documents = np.repeat(np.arange(len(counts)), counts)
+        number = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)  # within its document
+        overlapping = stride < seq_length
+        offsets = number * stride
+        if overlapping:  # the last row is moved back until it is full: more to read, at no cost
+            offsets = np.minimum(offsets, np.maximum(targets[documents] - seq_length, 0))
+        asked = np.where(number > 0, seq_length + (number - 1) * stride, 0)  # targets the rows before have asked
+        super().__init__(
+            store,
+            seq_length,
+            starts=first[documents] + offsets,
+            lengths=np.minimum(targets[documents] - offsets, seq_length),
+            documents=documents,
+            pieces_until=np.arange(1, len(documents) + 1),
+            masked=asked - offsets if overlapping else None,
+        )
+
+
+class PackedRows(_PieceRows):
+    """Whole documents packed into rows, best fit decreasing; only a document longer than a row is cut.
+
+    A document longer than T inputs first fills rows of its own; what is left of it is packed like a document. In a row,
+    `document_ids` tell the documents apart and `position_ids` begin at 0 in each: a model that keeps attention
+    inside a document sees each as if it stood alone (Ding et al. 2024, arXiv:2404.10830).
+
+    >>> store = TokenStore.from_token_ids(range(9), vocab_size=9, document_ends=[3, 7, 9])
+    >>> PackedRows(store, seq_length=3).gather(np.array([0, 1]))["document_ids"].tolist()
+    [[1, 1, 1], [0, 0, 2]]
+    """
+
     def __init__(self, store: TokenStore, seq_length: int) -> None:
-        ends = store.document_ends.astype(np.int64)
-        lengths = np.diff(ends, prepend=0)
-        rows_each = -(-np.maximum(lengths - 1, 0) // seq_length)  # a document of one token has no target, so no row
-        self.seq_length = seq_length
-        self.pad_token_id = store.pad_token_id
-        self._token_ids = store.token_ids
-        self._ends = ends
-        self._row_ends = np.cumsum(rows_each)
-        if not len(self):
-            raise ValueError("no document has two tokens, one input and its label: add text")
+        first, targets = _documents(store)
+        counts = -(-targets // seq_length)
+        documents = np.repeat(np.arange(len(counts)), counts)
+        offsets = (np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)) * seq_length
+        lengths = np.minimum(targets[documents] - offsets, seq_length)
+        row_of = pack(lengths, seq_length)
+        order = np.argsort(row_of, kind="stable")  # pieces by row, and in a row as in the corpus
+        super().__init__(
+            store,
+            seq_length,
+            starts=(first[documents] + offsets)[order],
+            lengths=lengths[order],
+            documents=documents[order],
+            pieces_until=np.cumsum(np.bincount(row_of)),
+        )
 
-    def __len__(self) -> int:
-        return int(self._row_ends[-1])
 
-    def positions(self, rows: np.ndarray) -> np.ndarray:
-        """int64 (B, T): the stream position of each input of rows int64 (B,), -1 for padding. Labels: one on."""
-        where, inside, _ = self._locate(rows)
-        return np.where(inside, where[:, :-1], -1)
+def pack(lengths: np.ndarray, capacity: int) -> np.ndarray:
+    """Bins for items by best fit decreasing: int64 (n,), the bin of each item, numbered from 0 as they are opened.
 
-    def _locate(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Stream positions (B, T + 1), which of the T labels are in the row's document (B, T), that document (B,)."""
-        document = np.searchsorted(self._row_ends, rows, side="right")
-        first_row = np.where(document > 0, self._row_ends[document - 1], 0)
-        first_token = np.where(document > 0, self._ends[document - 1], 0)
-        start = first_token + (rows - first_row) * self.seq_length
-        where = start[:, None] + np.arange(self.seq_length + 1)
-        return where, where[:, 1:] < self._ends[document][:, None], document
+    The longest item comes first; each goes where the least room is left over, into a new bin where it fits none.
+    Items of equal length are placed together, so that time grows with the distinct lengths more than with the items.
 
-    def gather(self, rows: np.ndarray) -> Rows:
-        """`input_ids`, `labels`, `position_ids` (from 0 in each row) and `document_ids`, int64 (B, T)."""
-        where, inside, document = self._locate(rows)
-        window = self._token_ids[np.minimum(where, self._ends[document][:, None] - 1)].astype(np.int64)
-        positions = np.broadcast_to(np.arange(self.seq_length), inside.shape)
-        return {
-            "input_ids": np.where(inside, window[:, :-1], self.pad_token_id),
-            "labels": np.where(inside, window[:, 1:], IGNORE),
-            "position_ids": positions.copy(),
-            "document_ids": np.where(inside, document[:, None], -1),
-        }
+    Args:
+        lengths: int64 (n,), each from 1 to `capacity`.
+
+    >>> pack(np.array([2, 3, 4, 1]), 5).tolist()
+    [1, 1, 0, 0]
+    """
+    lengths = np.asarray(lengths, dtype=np.int64)
+    if lengths.size and not 1 <= lengths.min() <= lengths.max() <= capacity:
+        raise ValueError(f"lengths go from {lengths.min()} to {lengths.max()}, 1 to capacity={capacity} is needed")
+    bins = np.empty(len(lengths), dtype=np.int64)
+    if not lengths.size:
+        return bins
+    by_length = np.argsort(-lengths, kind="stable")
+    sizes, firsts = np.unique(-lengths[by_length], return_index=True)
+    room: list[list[np.ndarray]] = [[] for _ in range(capacity + 1)]  # open bins by the room that is left in them
+    has_room = np.zeros(capacity + 1, dtype=bool)
+    n_bins = 0
+    for size, items in zip((-sizes).tolist(), np.split(by_length, firsts[1:]), strict=True):
+        while len(items):
+            left = size + int(np.argmax(has_room[size:])) if has_room[size:].any() else 0
+            if left:
+                free = np.concatenate(room[left])
+                room[left], has_room[left] = [], False
+            else:
+                left = capacity
+                free = np.arange(n_bins, n_bins - (-len(items) // (capacity // size)))
+                n_bins += len(free)
+            each = left // size  # one item into a bin leaves the best fit for the next, until it is full
+            n_full, rest = divmod(len(items), each)
+            full, free = free[:n_full], free[n_full:]
+            n_placed = len(full) * each
+            bins[items[:n_placed]] = np.repeat(full, each)
+            _put(room, has_room, left - each * size, full)
+            items = items[n_placed:]
+            if len(free) and len(items):  # fewer items than one bin can take
+                bins[items] = free[0]
+                _put(room, has_room, left - rest * size, free[:1])
+                free, items = free[1:], items[:0]
+            _put(room, has_room, left, free)
+    return bins
+
+
+def _put(room: list[list[np.ndarray]], has_room: np.ndarray, left: int, bins: np.ndarray) -> None:
+    if left and len(bins):
+        room[left].append(bins)
+        has_room[left] = True
+
+
+def _documents(store: TokenStore) -> tuple[np.ndarray, np.ndarray]:
+    """The first token of each document and how many targets it has, one fewer than tokens: int64 (D,) each."""
+    ends = store.document_ends.astype(np.int64)
+    lengths = np.diff(ends, prepend=0)
+    return ends - lengths, np.maximum(lengths - 1, 0)

@@ -88,7 +88,7 @@ def test_a_batch_in_one_gather_is_its_rows_one_by_one(indices: list[int]) -> Non
         assert all(torch.equal(batch[name], one_by_one[name]) and batch[name].is_contiguous() for name in batch)
 
 
-@pytest.mark.parametrize("chunking", ["contiguous", "per_document"])
+@pytest.mark.parametrize("chunking", ["contiguous", "per_document", "sliding", "packed"])
 def test_a_plain_dataloader_takes_it(mapped: TokenStore, chunking: str) -> None:
     """PyTorch's own loader and collate function, nothing of ours: same rows, and tensors that `view` can flatten."""
     dataset = TransformerDataset(mapped, seq_length=8, chunking=chunking)
@@ -144,7 +144,7 @@ def test_per_document_rows_carry_positions_and_documents(
 # -- travelling to workers ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("chunking", ["contiguous", "per_document"])
+@pytest.mark.parametrize("chunking", ["contiguous", "per_document", "sliding", "packed"])
 def test_a_dataset_of_any_size_pickles_to_a_few_kilobytes(
     tmp_path: Path, tokenizer: MicroTransformerTokenizer, write_jsonl: Callable, chunking: str
 ) -> None:
@@ -191,9 +191,11 @@ def test_lengths_are_whole_numbers_from_1(name: str, value: object) -> None:
 
 
 def test_settings_that_do_not_go_together(corpus: Path) -> None:
-    with pytest.raises(ValueError, match="chunking='packed', it must be one of contiguous, per_document"):
-        TransformerDataset(stream(9), chunking="packed")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="stride=4 goes with chunking='contiguous'"):
+    with pytest.raises(
+        ValueError, match="chunking='best', it must be one of contiguous, per_document, sliding, packed"
+    ):
+        TransformerDataset(stream(9), chunking="best")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="stride=4 goes with contiguous and sliding rows, not with 'per_document'"):
         TransformerDataset(stream(9), seq_length=4, stride=4, chunking="per_document")
     with pytest.raises(ValueError, match=r"train\.jsonl is a text file and needs a tokenizer"):
         TransformerDataset(corpus)

@@ -324,7 +324,17 @@ def test_a_state_is_plain_json_of_known_fields() -> None:
     next(iter(loader))
     state = loader.state_dict()
     assert json.loads(json.dumps(state)) == state
-    assert set(state) == {"epoch", "samples_delivered", "corpus", "seq_length", "stride", "chunking", "seed", "shuffle"}
+    assert set(state) == {
+        "epoch",
+        "samples_delivered",
+        "corpus",
+        "seq_length",
+        "stride",
+        "chunking",
+        "mask_documents",
+        "seed",
+        "shuffle",
+    }
     assert (state["epoch"], state["samples_delivered"], state["seed"], state["seq_length"]) == (0, 3, 7, 4)
 
 

@@ -160,7 +160,7 @@ def test_a_token_changes_no_logits_before_it():
 def test_rotation_worked_by_hand():
     model = make(n_head=1, n_embd=4)  # D = 4: pairs (0, 2) at 1 radian a position, (1, 3) at 10000 ** -0.5 = 0.01
     x = torch.tensor([1.0, 1.0, 0.0, 2.0]).expand(1, 1, 4, 4)
-    turned = rotate(x, model._rotation(0, 4, x))[0, 0]
+    turned = rotate(x, model._rotation(torch.arange(4), x))[0, 0]
     assert torch.equal(turned[0], x[0, 0, 0])  # position 0 is left alone
     for p in range(4):
         slow = 0.01 * p
@@ -173,7 +173,7 @@ def test_scores_depend_on_distance_alone():
     query, key = (torch.randn(1, 1, 6, 16, generator=torch.Generator().manual_seed(s)) for s in (0, 1))
     reference = None
     for start in (0, 1, 17, 400):
-        rotation = model._rotation(start, 6, query)
+        rotation = model._rotation(torch.arange(start, start + 6), query)
         scores = rotate(query, rotation) @ rotate(key, rotation).transpose(2, 3)
         reference = scores if reference is None else reference
         torch.testing.assert_close(scores, reference, rtol=0, atol=1e-3)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mt_core import TokenStore
-from mt_core.windows import IGNORE, ContiguousRows, DocumentRows
+from mt_core.windows import IGNORE, ContiguousRows, DocumentRows, PackedRows, pack
 
 
 def stream(n_tokens: int) -> TokenStore:
@@ -16,7 +16,7 @@ def stream(n_tokens: int) -> TokenStore:
     return TokenStore.from_token_ids(range(n_tokens), vocab_size=max(n_tokens, 1))
 
 
-def all_rows(rows: ContiguousRows | DocumentRows) -> dict[str, np.ndarray]:
+def all_rows(rows: ContiguousRows | DocumentRows | PackedRows) -> dict[str, np.ndarray]:
     return rows.gather(np.arange(len(rows)))
 
 
@@ -121,7 +121,7 @@ def test_document_rows_worked_out_by_hand() -> None:
     assert rows["input_ids"].tolist() == [[10, 11, 12], [13, 0, 0], [16, 17, 0]]
     assert rows["labels"].tolist() == [[11, 12, 13], [14, -100, -100], [17, 18, -100]]
     assert rows["document_ids"].tolist() == [[0, 0, 0], [0, -1, -1], [2, 2, -1]]
-    assert rows["position_ids"].tolist() == [[0, 1, 2]] * 3
+    assert rows["position_ids"].tolist() == [[0, 1, 2], [0, 0, 0], [0, 1, 0]]
 
 
 @given(st.lists(st.integers(1, 12), min_size=1, max_size=10), st.integers(1, 8))
@@ -154,3 +154,129 @@ def test_document_rows_in_any_order(data: st.DataObject) -> None:
     for name, array in rows.gather(some).items():
         assert array.dtype == np.int64 and array.flags.c_contiguous
         assert array.tolist() == all_rows(rows)[name][some].tolist()
+
+
+# -- sliding windows ----------------------------------------------------------------------------------------
+
+
+def test_sliding_rows_worked_out_by_hand() -> None:
+    """A document of 9 tokens and one of 3, rows of 4, stride 2: what an earlier row asked is -100, and read again."""
+    store = TokenStore.from_token_ids(range(12), vocab_size=12, document_ends=[9, 12], pad_token_id=0)
+    rows = all_rows(DocumentRows(store, seq_length=4, stride=2))
+    assert rows["input_ids"].tolist() == [[0, 1, 2, 3], [2, 3, 4, 5], [4, 5, 6, 7], [9, 10, 0, 0]]
+    assert rows["labels"].tolist() == [[1, 2, 3, 4], [-100, -100, 5, 6], [-100, -100, 7, 8], [10, 11, -100, -100]]
+    moved_back = TokenStore.from_token_ids(range(8), vocab_size=8)
+    rows = all_rows(DocumentRows(moved_back, seq_length=4, stride=2))
+    assert rows["input_ids"].tolist() == [[0, 1, 2, 3], [2, 3, 4, 5], [3, 4, 5, 6]], "the last row is full"
+    assert rows["labels"].tolist() == [[1, 2, 3, 4], [-100, -100, 5, 6], [-100, -100, -100, 7]]
+
+
+@given(st.lists(st.integers(2, 30), min_size=1, max_size=6), st.integers(1, 8), st.data())
+def test_sliding_rows_ask_each_target_once_with_enough_before_it(lengths, seq_length, data) -> None:
+    stride = data.draw(st.integers(1, seq_length))
+    ends = np.cumsum(lengths)
+    store = TokenStore.from_token_ids(range(ends[-1]), vocab_size=ends[-1], document_ends=ends)
+    rows = DocumentRows(store, seq_length, stride)
+    batch = all_rows(rows)
+    asked = batch["labels"] != IGNORE
+    targets = [t for end, n in zip(ends, lengths, strict=True) for t in range(end - n + 1, end)]
+    assert sorted(batch["labels"][asked].tolist()) == targets
+    begins = np.repeat(ends - lengths, lengths)
+    for row, place in np.argwhere(asked):
+        label = batch["labels"][row, place]
+        assert place + 1 >= min(seq_length - stride + 1, label - begins[label]), "inputs before it, or its beginning"
+
+
+def test_a_stride_beyond_the_row_is_refused() -> None:
+    with pytest.raises(ValueError, match="stride=5 is more than seq_length=4: targets between the rows"):
+        DocumentRows(stream(20), seq_length=4, stride=5)
+
+
+# -- packing ------------------------------------------------------------------------------------------------
+
+
+def best_fit_decreasing(lengths: list[int], capacity: int) -> list[int]:
+    """One item at a time, by looking at every bin: the room that is left in each."""
+    room: list[int] = []
+    for length in sorted(lengths, reverse=True):
+        fitting = [b for b, left in enumerate(room) if left >= length]
+        if not fitting:
+            room.append(capacity)
+            fitting = [len(room) - 1]
+        room[min(fitting, key=lambda b: room[b])] -= length
+    return sorted(room)
+
+
+@given(st.integers(1, 30), st.data())
+def test_packing_equals_the_plain_algorithm(capacity: int, data: st.DataObject) -> None:
+    lengths = np.array(data.draw(st.lists(st.integers(1, capacity), max_size=60)), dtype=np.int64)
+    bins = pack(lengths, capacity)
+    n_bins = bins.max(initial=-1) + 1
+    used = np.bincount(bins, weights=lengths, minlength=n_bins)
+    assert sorted((capacity - used).tolist()) == best_fit_decreasing(lengths.tolist(), capacity)
+    assert len(set(bins.tolist())) == n_bins
+
+
+def test_what_does_not_fit_a_bin_is_refused() -> None:
+    with pytest.raises(ValueError, match="lengths go from 1 to 9, 1 to capacity=8 is needed"):
+        pack(np.array([1, 9]), 8)
+    with pytest.raises(ValueError, match="lengths go from 0"):
+        pack(np.array([0, 3]), 8)
+
+
+def test_packed_rows_worked_out_by_hand() -> None:
+    """Documents of 6, 4, 2 and 1 tokens, rows of 3: 5, 3, 1 and 0 targets, so rows of 3, of 2 + 1 and of 3."""
+    store = TokenStore.from_token_ids(range(13), vocab_size=13, document_ends=[6, 10, 12, 13])
+    packed = PackedRows(store, seq_length=3)
+    rows = all_rows(packed)
+    assert sorted(rows["labels"].tolist()) == [[1, 2, 3], [4, 5, 11], [7, 8, 9]]
+    row = rows["labels"].tolist().index([4, 5, 11])
+    assert rows["input_ids"][row].tolist() == [3, 4, 10]
+    assert rows["document_ids"][row].tolist() == [0, 0, 2] and rows["position_ids"][row].tolist() == [0, 1, 0]
+    assert packed.fill() == 1.0 and packed.row_lengths().tolist() == [3, 3, 3]
+
+
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=40), st.integers(2, 16))
+def test_packed_rows_ask_each_target_once_and_cut_only_what_is_longer_than_a_row(lengths, seq_length) -> None:
+    ends = np.cumsum(lengths)
+    store = TokenStore.from_token_ids(range(ends[-1]), vocab_size=2000, document_ends=ends, pad_token_id=1999)
+    targets = {t: d for d, (end, n) in enumerate(zip(ends, lengths, strict=True)) for t in range(end - n + 1, end)}
+    if not targets:
+        with pytest.raises(ValueError, match="no document has two tokens"):
+            PackedRows(store, seq_length)
+        return
+    rows = PackedRows(store, seq_length)
+    batch = all_rows(rows)
+    asked = batch["labels"] != IGNORE
+    assert sorted(batch["labels"][asked].tolist()) == sorted(targets)
+    assert (batch["labels"][asked] == batch["input_ids"][asked] + 1).all()
+    assert [targets[t] for t in batch["labels"][asked]] == batch["document_ids"][asked].tolist()
+    assert (batch["input_ids"][~asked] == 1999).all() and (batch["document_ids"][~asked] == -1).all()
+    assert (np.diff(asked.astype(int), axis=1) <= 0).all(), "padding stands at the end of a row"
+    for document, length in enumerate(lengths):
+        if 2 <= length <= seq_length + 1:
+            assert (batch["document_ids"] == document).any(axis=1).sum() == 1, "a document that fits is never cut"
+    assert rows.fill() == asked.mean() and rows.row_lengths().tolist() == asked.sum(axis=1).tolist()
+    assert (rows.positions(np.arange(len(rows)))[asked] == batch["input_ids"][asked]).all()
+
+
+def test_packing_realistic_lengths_leaves_almost_nothing_empty() -> None:
+    lengths = np.exp(np.random.default_rng(0).normal(6, 1.2, 50_000)).astype(np.int64).clip(1, 2048)
+    bins = pack(lengths, 2048)
+    assert lengths.sum() / ((bins.max() + 1) * 2048) > 0.999
+
+
+# -- which document a contiguous row's tokens are of --------------------------------------------------------
+
+
+@given(st.lists(st.integers(1, 12), min_size=2, max_size=10), st.integers(1, 8))
+def test_contiguous_rows_can_tell_their_documents_apart(lengths: list[int], seq_length: int) -> None:
+    ends = np.cumsum(lengths)
+    if ends[-1] < seq_length + 1:
+        return
+    store = TokenStore.from_token_ids(range(ends[-1]), vocab_size=ends[-1], document_ends=ends)
+    rows = all_rows(ContiguousRows(store, seq_length, mask_documents=True))
+    assert rows["document_ids"].tolist() == np.repeat(np.arange(len(lengths)), lengths)[rows["input_ids"]].tolist()
+    for ids, positions, documents in zip(rows["input_ids"], rows["position_ids"], rows["document_ids"], strict=True):
+        begins = [max(ids[0], ends[d] - lengths[d]) for d in documents]
+        assert positions.tolist() == [i - begin for i, begin in zip(ids, begins, strict=True)]
