@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -14,9 +15,10 @@ import torch
 from torch.utils.data import Dataset, get_worker_info
 
 from mt_core.corpus import OnError, SampleBy
+from mt_core.order import NO_ROW
 from mt_core.store import TokenStore, open_corpus
 from mt_core.tokenizer import MicroTransformerTokenizer
-from mt_core.windows import ContiguousRows, DocumentRows, PackedRows
+from mt_core.windows import IGNORE, ContiguousRows, DocumentRows, PackedRows
 
 Chunking = Literal["contiguous", "per_document", "sliding", "packed"]
 Batch = dict[str, torch.Tensor]
@@ -43,6 +45,8 @@ class TransformerDataset(Dataset[Batch]):
             inside a document, as it does for all other rows.
         text_field, sample_by, on_error: how a file is read, see `read_documents`.
         cache_dir: where the store of a file is kept.
+        length_buckets: for rows with padding: batches are cut to the shortest of these lengths that holds them, so that
+            few shapes occur; a number makes as many in equal steps up to seq_length.
         provenance: rows also say where they come from, for `mt_core.lab.provenance.explain`: int64 (4,) with
             row, epoch, rank and worker, -1 for what is not known here.
 
@@ -70,6 +74,7 @@ class TransformerDataset(Dataset[Batch]):
         on_error: OnError = "raise",
         cache_dir: str | os.PathLike[str] | None = None,
         mask_documents: bool = False,
+        length_buckets: int | Sequence[int] | None = None,
         provenance: bool = False,
     ) -> None:
         check_count("seq_length", seq_length)
@@ -104,7 +109,39 @@ class TransformerDataset(Dataset[Batch]):
             )
         self.store, self.seq_length, self.stride, self.chunking = store, seq_length, stride, chunking
         self.mask_documents, self.provenance = mask_documents, provenance
+        self.length_buckets = None if length_buckets is None else self._checked_buckets(length_buckets)
         self.rows = self._create_rows()
+
+    def _checked_buckets(self, wanted: int | Sequence[int]) -> tuple[int, ...]:
+        if self.chunking not in ("per_document", "sliding"):
+            raise ValueError(
+                f"length_buckets={wanted} goes with rows that are padded (chunking='per_document' or 'sliding'): "
+                f"{self.chunking} rows are full"
+            )
+        if isinstance(wanted, int):
+            check_count("length_buckets", wanted)
+            wanted = sorted({-(-self.seq_length * step // wanted) for step in range(1, wanted + 1)})
+        buckets = tuple(wanted)
+        for bucket in buckets:
+            check_count("each of length_buckets", bucket)
+        if not buckets or list(buckets) != sorted(set(buckets)) or buckets[-1] != self.seq_length:
+            raise ValueError(f"length_buckets={buckets} must increase and end with seq_length={self.seq_length}")
+        return buckets
+
+    def buckets(self) -> tuple[np.ndarray, tuple[int, ...]]:
+        """Tokens in each row, int64 (rows,), and the lengths batches are cut to.
+
+        Raises:
+            ValueError: the dataset was made without `length_buckets`.
+        """
+        if self.length_buckets is None:
+            raise ValueError("token_budget needs length_buckets: TransformerDataset(…, length_buckets=4)")
+        return self._row_lengths, self.length_buckets
+
+    @cached_property
+    def _row_lengths(self) -> np.ndarray:
+        assert isinstance(self.rows, DocumentRows)
+        return self.rows.row_lengths()
 
     def _create_rows(self) -> ContiguousRows | DocumentRows | PackedRows:
         if self.chunking == "packed":
@@ -127,18 +164,32 @@ class TransformerDataset(Dataset[Batch]):
     def __getitems__(self, indices: Sequence[int]) -> RowBatch:
         """The rows of a batch in one gather; PyTorch's loaders call this with a list of row numbers."""
         rows = np.asarray(indices, dtype=np.int64)
-        if rows.size and not 0 <= rows.min() <= rows.max() < len(self):
-            wrong = int(rows.min() if rows.min() < 0 else rows.max())
+        there = rows[rows != NO_ROW]
+        if there.size and not 0 <= there.min() <= there.max() < len(self):
+            wrong = int(there.min() if there.min() < 0 else there.max())
             raise IndexError(f"row {wrong} does not exist: rows go from 0 to {len(self) - 1}")
         return RowBatch(self.gather(rows))
 
     def gather(self, rows: np.ndarray) -> Batch:
-        """Tensors (B, T) of rows int64 (B,)."""
-        batch = {name: torch.from_numpy(array) for name, array in self.rows.gather(rows).items()}
+        """Tensors (B, T) of rows int64 (B,); `NO_ROW` gives a row whose labels are all -100.
+
+        With `length_buckets`, T is the shortest of them that holds the longest of these rows.
+        """
+        missing = rows == NO_ROW
+        arrays = self.rows.gather(np.where(missing, 0, rows) if missing.any() else rows)
+        if missing.any():
+            for name, nothing in (("labels", IGNORE), ("document_ids", -1)):
+                if name in arrays:
+                    arrays[name][missing] = nothing
+        if self.length_buckets is not None:
+            longest = int(np.where(missing, 1, self._row_lengths[np.where(missing, 0, rows)]).max())
+            length = next(bucket for bucket in self.length_buckets if bucket >= longest)
+            arrays = {name: np.ascontiguousarray(array[:, :length]) for name, array in arrays.items()}
+        batch = {name: torch.from_numpy(array) for name, array in arrays.items()}
         if self.provenance:
             worker = get_worker_info()
             origin = np.full((len(rows), 4), -1)
-            origin[:, 0], origin[:, 3] = rows, -1 if worker is None else worker.id
+            origin[:, 0], origin[:, 3] = np.where(missing, -1, rows), -1 if worker is None else worker.id
             batch["provenance"] = torch.from_numpy(origin)
         return batch
 
@@ -150,6 +201,7 @@ class TransformerDataset(Dataset[Batch]):
             "stride": self.stride,
             "chunking": self.chunking,
             "mask_documents": self.mask_documents,
+            "length_buckets": self.length_buckets and list(self.length_buckets),
         }
 
     def fingerprint(self) -> str:
@@ -157,7 +209,7 @@ class TransformerDataset(Dataset[Batch]):
         return hashlib.sha256(json.dumps(self.settings(), sort_keys=True).encode()).hexdigest()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "rows"}
+        return {name: value for name, value in self.__dict__.items() if name not in ("rows", "_row_lengths")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)

@@ -4,87 +4,29 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import pickle
-import sys
-import types
 import warnings
 import weakref
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
 from mt_core.corpus import OnError, SampleBy
 from mt_core.dataset import Batch, Chunking, TransformerDataset, check_count, collate_rows
-from mt_core.order import EpochSampler
+from mt_core.order import BucketBatches, EpochSampler
 from mt_core.store import TokenStore
 from mt_core.tokenizer import MicroTransformerTokenizer
+from mt_core.workers import choose_pinning, choose_workers, main_module_hidden
 
 # Small batches are gathered several at a time, up to this many tokens: each gather has a fixed cost.
 _TOKENS_PER_GATHER = 1 << 15
-_START_METHODS = ("forkserver", "spawn")
 
 
 class LoaderStateError(ValueError):
     """A saved loader state does not belong to this loader, or comes at the wrong moment."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class WorkerPolicy:
-    """How many worker processes are used, how they start, and why."""
-
-    num_workers: int
-    start_method: str | None
-    reason: str
-
-
-def choose_workers(num_workers: int, *, start_method: str | None = None, system: str = sys.platform) -> WorkerPolicy:
-    """The worker policy: never plain fork, and no workers on Windows unless a start method is named.
-
-    Args:
-        num_workers: how many are asked for, from 0.
-        start_method: "forkserver" or "spawn"; None chooses for the system.
-        system: as `sys.platform`.
-
-    Raises:
-        ValueError: a negative number, or a start method that is not safe or not there.
-
-    >>> choose_workers(4, system="linux").start_method
-    'forkserver'
-    """
-    if isinstance(num_workers, bool) or not isinstance(num_workers, int) or num_workers < 0:
-        raise ValueError(f"num_workers={num_workers!r}, a whole number from 0 is needed")
-    if start_method == "fork":
-        raise ValueError(
-            "start_method='fork' copies a process in the middle of whatever its threads are doing and can hang: "
-            "use 'forkserver' or 'spawn'"
-        )
-    if start_method is not None and start_method not in _START_METHODS:
-        raise ValueError(f"start_method={start_method!r}, it must be one of {', '.join(_START_METHODS)}")
-    if num_workers == 0:
-        return WorkerPolicy(num_workers=0, start_method=None, reason="batches are built in the main process")
-    if system == "win32":
-        if start_method is None:
-            reason = (
-                f"{num_workers} workers were asked for, 0 are used: on Windows starting each costs seconds. "
-                "Pass start_method='spawn' to have them"
-            )
-            return WorkerPolicy(num_workers=0, start_method=None, reason=reason)
-        start_method = "spawn"  # the one method Windows has
-    method = start_method or ("spawn" if system == "darwin" else "forkserver")
-    reason = f"{num_workers} workers, each started by {method}: a clean process, not a copy of this one"
-    return WorkerPolicy(num_workers=num_workers, start_method=method, reason=reason)
-
-
-def choose_pinning(pin_memory: bool | None) -> bool:
-    """Whether to page-lock batches: where an accelerator copies from them, unless told not to."""
-    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    helps = accelerator is not None and accelerator.type != "mps"  # Apple's memory is shared: nothing to copy
-    return helps if pin_memory is None else pin_memory and helps
 
 
 class TokenLoader(DataLoader[Batch]):
@@ -93,9 +35,15 @@ class TokenLoader(DataLoader[Batch]):
     Each pass over it is one epoch, in an order that depends on (seed, epoch) alone, whatever the workers.
     `state_dict()` counts batches that were delivered, not batches that were prefetched.
 
+    With several data-parallel ranks each is given its slice of every batch: together, at each step, they read what one
+    process alone would read, and all take equally many steps. Where the last batch of an epoch is not full, rows whose
+    labels are all -100 fill it up, so that each row still counts once.
+
     Args:
         dataset: the rows.
-        batch_size: B, rows in a batch.
+        batch_size: B, rows in a batch, of all ranks together.
+        token_budget: instead of batch_size, for rows with padding: rows of about one length come together, as many
+            as hold this many tokens, filled up to one of `dataset.length_buckets`.
         shuffle: a new order each epoch, or always 0, 1, 2, …
         drop_last: leave out the incomplete last batch.
         seed: chooses the orders; a whole number from 0 to 2**64 - 1.
@@ -103,6 +51,7 @@ class TokenLoader(DataLoader[Batch]):
         pin_memory: None pins where an accelerator is there.
         prefetch_factor: batches each worker prepares ahead; None is PyTorch's 2.
         persistent_workers: keep workers between epochs.
+        rank, world_size: which slice of a batch, of how many; None asks `torch.distributed`, see `data_ranks`.
     """
 
     def __init__(
@@ -110,6 +59,7 @@ class TokenLoader(DataLoader[Batch]):
         dataset: TransformerDataset,
         *,
         batch_size: int = 16,
+        token_budget: int | None = None,
         shuffle: bool = False,
         drop_last: bool = False,
         seed: int = 0,
@@ -118,8 +68,17 @@ class TokenLoader(DataLoader[Batch]):
         pin_memory: bool | None = None,
         prefetch_factor: int | None = None,
         persistent_workers: bool = True,
+        rank: int | None = None,
+        world_size: int | None = None,
     ) -> None:
         check_count("batch_size", batch_size)
+        rank, world_size = data_ranks(rank, world_size)
+        if token_budget is None and batch_size % world_size:
+            below = batch_size // world_size * world_size
+            near = f"{below} or {below + world_size}" if below else f"{world_size}"
+            raise ValueError(
+                f"batch_size={batch_size} cannot be shared equally by {world_size} ranks: use {near}, for all together"
+            )
         if prefetch_factor is not None:
             check_count("prefetch_factor", prefetch_factor)
         if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 1 << 64:
@@ -127,14 +86,15 @@ class TokenLoader(DataLoader[Batch]):
         policy = choose_workers(num_workers, start_method=start_method)
         if policy.num_workers < num_workers:
             warnings.warn(policy.reason, stacklevel=2)
-        if drop_last and len(dataset) < batch_size:
+        if token_budget is None and drop_last and len(dataset) < batch_size:
             raise ValueError(
                 f"corpus has {len(dataset)} rows of seq_length={dataset.seq_length}, fewer than one batch of "
                 f"batch_size={batch_size}, and incomplete batches are dropped: lower batch_size to {len(dataset)} "
                 "or less, lower seq_length, or add text"
             )
         self.worker_policy = policy
-        self.seed, self.shuffle = seed, shuffle
+        self.seed, self.shuffle, self.rank, self.world_size = seed, shuffle, rank, world_size
+        self.global_batch_size = None if token_budget else batch_size
         self._epoch, self._delivered = -1, 0  # of the pass that is running or was the last
         self._next: tuple[int, int] | None = None  # epoch and delivered batches that the next pass starts from
         self._pass = object()  # a mark of the newest pass
@@ -144,11 +104,22 @@ class TokenLoader(DataLoader[Batch]):
             context = multiprocessing.get_context(policy.start_method)
             if policy.start_method == "forkserver":
                 context.set_forkserver_preload([__name__])  # torch is imported once, not in each worker
+        order: dict[str, Any] = {"seed": seed, "shuffle": shuffle, "drop_last": drop_last}
+        order |= {"rank": rank, "world_size": world_size}
+        self.order: EpochSampler | BucketBatches
+        if token_budget is None:
+            self.order = EpochSampler(len(dataset), batch_size=batch_size, **order)
+            of_rows: dict[str, Any] = {"sampler": self.order, "batch_size": batch_size // world_size}
+            of_rows["drop_last"] = drop_last
+        else:
+            check_count("token_budget", token_budget)
+            self.order = BucketBatches(*dataset.buckets(), token_budget, **order)
+            of_rows = {"batch_sampler": self.order}
+            if not len(self.order):
+                raise ValueError(f"no batch of token_budget={token_budget} is full, and incomplete ones are dropped")
         super().__init__(
             dataset,
-            batch_size=batch_size,
-            sampler=EpochSampler(len(dataset), seed=seed, shuffle=shuffle),
-            drop_last=drop_last,
+            **of_rows,
             num_workers=policy.num_workers,
             collate_fn=collate_rows,  # type: ignore[arg-type]
             pin_memory=choose_pinning(pin_memory),
@@ -172,16 +143,17 @@ class TokenLoader(DataLoader[Batch]):
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
         self._epoch, self._delivered = self._next or (self._epoch + 1, 0)
         self._next = None
-        self.sampler.epoch, self.sampler.position = self._epoch, self._delivered * self.batch_size  # type: ignore
+        self.order.epoch = self._epoch
+        self.order.position = self._samples(self._epoch, self._delivered)
         if self.num_workers == 0 and not self.pin_memory:
             batches = self._in_process()
         elif self.num_workers == 0:
             batches = super().__iter__()
         else:
-            with _main_module_hidden((self.dataset, self.collate_fn)):
+            with main_module_hidden((self.dataset, self.collate_fn)):
                 batches = super().__iter__()
         if self.dataset.provenance:  # type: ignore[attr-defined]
-            batches = _stamped(batches, self._epoch)
+            batches = _stamped(batches, self._epoch, self.rank)
         self._pass = this_pass = object()
         running = self._deliver(batches, this_pass)
         self._running = weakref.ref(running)
@@ -203,10 +175,15 @@ class TokenLoader(DataLoader[Batch]):
 
     def _in_process(self) -> Iterator[Batch]:
         """What PyTorch's loader does without workers, at a fraction of its cost for each batch."""
-        size, dataset = self.batch_size, self.dataset
-        each = max(1, _TOKENS_PER_GATHER // (size * dataset.seq_length))  # type: ignore[operator, attr-defined]
-        for block in self.sampler.blocks(size * max(each, 8192 // size)):  # type: ignore[operator, attr-defined]
-            for start in range(0, len(block), size * each):  # type: ignore[operator]
+        dataset, order = self.dataset, self.order
+        if isinstance(order, BucketBatches):
+            for rows in order:
+                yield dataset.gather(np.array(rows))  # type: ignore[attr-defined]
+            return
+        size: int = self.batch_size  # type: ignore[assignment]
+        each = max(1, _TOKENS_PER_GATHER // (size * dataset.seq_length))  # type: ignore[attr-defined]
+        for block in order.blocks(max(each, 8192 // size)):
+            for start in range(0, len(block), size * each):
                 yield from _split(dataset.gather(block[start : start + size * each]), size, self.drop_last)  # type: ignore
 
     # -- resume --------------------------------------------------------------------------------------------
@@ -214,7 +191,7 @@ class TokenLoader(DataLoader[Batch]):
     def state_dict(self) -> dict[str, Any]:
         """Where this loader is: plain JSON. Take it after a batch; the next batch is the first after resuming."""
         epoch, delivered = self._next or (max(self._epoch, 0), self._delivered)
-        return {"epoch": epoch, "samples_delivered": delivered * self.batch_size, **self._identity()}  # type: ignore
+        return {"epoch": epoch, "samples_delivered": self._samples(epoch, delivered), **self._identity()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where `state` was taken. The number of workers may differ; what decides the stream may not.
@@ -239,13 +216,32 @@ class TokenLoader(DataLoader[Batch]):
         epoch, samples = state.get("epoch"), state.get("samples_delivered")
         if type(epoch) is not int or type(samples) is not int or epoch < 0 or samples < 0:
             raise LoaderStateError(f"epoch={epoch!r} and samples_delivered={samples!r} are not whole numbers from 0")
-        if samples % self.batch_size:  # type: ignore[operator]
+        delivered = self._batches(epoch, samples)
+        self._next = (epoch, delivered) if delivered < len(self) else (epoch + 1, 0)
+
+    def _samples(self, epoch: int, delivered: int) -> int:
+        """Rows that all ranks together were given by the first `delivered` batches of an epoch."""
+        if isinstance(self.order, BucketBatches):
+            return int(self.order.samples(epoch)[delivered]) if delivered else 0
+        return delivered * self.order.batch_size
+
+    def _batches(self, epoch: int, samples: int) -> int:
+        """The number of batches after which that many rows were given."""
+        if isinstance(self.order, BucketBatches):
+            before = self.order.samples(epoch)
+            delivered = int(np.searchsorted(before, samples))
+            if delivered == len(before) or before[delivered] != samples:
+                raise LoaderStateError(
+                    f"{samples} samples do not end with a batch here: resume with the same token_budget and buckets"
+                )
+            return delivered
+        delivered, rest = divmod(samples, self.order.batch_size)
+        if rest:
             raise LoaderStateError(
-                f"{samples} samples were delivered, not a whole number of batches of {self.batch_size}: "
+                f"{samples} samples were delivered, not a whole number of batches of {self.order.batch_size}: "
                 "resume with a batch_size that divides it"
             )
-        delivered = samples // self.batch_size  # type: ignore[operator]
-        self._next = (epoch, delivered) if delivered < len(self) else (epoch + 1, 0)
+        return delivered
 
     def _identity(self) -> dict[str, Any]:
         return {**self.dataset.settings(), "seed": self.seed, "shuffle": self.shuffle}  # type: ignore[attr-defined]
@@ -259,11 +255,15 @@ def create_dataloaders(
     seq_length: int = 128,
     num_workers: int = 0,
     *,
+    token_budget: int | None = None,
+    rank: int | None = None,
+    world_size: int | None = None,
     is_jsonl: bool | None = None,
     seed: int = 0,
     stride: int | None = None,
     chunking: Chunking = "contiguous",
     mask_documents: bool = False,
+    length_buckets: int | Sequence[int] | None = None,
     text_field: str = "text",
     sample_by: SampleBy = "document",
     on_error: OnError = "raise",
@@ -282,19 +282,18 @@ def create_dataloaders(
     Args:
         train_path, val_path: JSONL or plain-text files, folders of token stores, or `TokenStore` objects.
         tokenizer: a `MicroTransformerTokenizer`; may be None where both are stores.
-        batch_size: B.
+        batch_size: B, of all ranks together.
         seq_length: T.
         num_workers: processes that build batches. 0 is fastest for stored tokens; see `choose_workers`.
         seed: chooses the training order.
-        is_jsonl, stride, chunking, mask_documents, text_field, sample_by, on_error, cache_dir, provenance: see
-            `TransformerDataset`.
-        start_method, pin_memory, prefetch_factor, persistent_workers: see `TokenLoader`.
+        token_budget, rank, world_size, start_method, pin_memory, prefetch_factor, persistent_workers: see
+            `TokenLoader`.
+        All others: see `TransformerDataset`.
 
     Raises:
         ValueError: a setting or a corpus that cannot work, and what to do about it; in particular when
             train and validation are the same text.
     """
-    check_count("batch_size", batch_size)
     if not isinstance(train_path, TokenStore) and not isinstance(val_path, TokenStore):
         same = Path(train_path).exists() and Path(val_path).exists() and Path(train_path).samefile(val_path)
         if same:
@@ -309,6 +308,7 @@ def create_dataloaders(
             stride=stride,
             chunking=chunking,
             mask_documents=mask_documents,
+            length_buckets=4 if length_buckets is None and token_budget is not None else length_buckets,
             text_field=text_field,
             sample_by=sample_by,
             on_error=on_error,
@@ -325,6 +325,9 @@ def create_dataloaders(
         return TokenLoader(
             rows,
             batch_size=batch_size,
+            token_budget=token_budget,
+            rank=rank,
+            world_size=world_size,
             shuffle=shuffle,
             drop_last=drop_last,
             seed=seed,
@@ -338,6 +341,27 @@ def create_dataloaders(
     return loader(train, shuffle=True, drop_last=True), loader(val, shuffle=False, drop_last=False)
 
 
+def data_ranks(rank: int | None = None, world_size: int | None = None) -> tuple[int, int]:
+    """Which data-parallel rank this process is, of how many, both given or both as `torch.distributed` says.
+
+    Without `torch.distributed` there is one rank. Processes that have to read the same rows, as those of tensor and
+    pipeline parallelism do, are given the same rank: see `mt_core.distributed`.
+
+    Raises:
+        ValueError: one of the two is missing, or there is no such rank.
+    """
+    if rank is None and world_size is None:
+        if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+            return 0, 1
+        return torch.distributed.get_rank(), torch.distributed.get_world_size()
+    fits = all(isinstance(value, int) and not isinstance(value, bool) for value in (rank, world_size))
+    if not fits or not 0 <= rank < world_size:  # type: ignore[operator]
+        raise ValueError(
+            f"rank={rank!r}, world_size={world_size!r}: whole numbers with 0 <= rank < world_size are needed"
+        )
+    return rank, world_size  # type: ignore[return-value]
+
+
 def _same_corpus(what: str) -> ValueError:
     return ValueError(
         f"train and validation are the same text ({what}): the validation loss would only say how well the model "
@@ -345,10 +369,8 @@ def _same_corpus(what: str) -> ValueError:
     )
 
 
-def _stamped(batches: Iterator[Batch], epoch: int) -> Iterator[Batch]:
+def _stamped(batches: Iterator[Batch], epoch: int, rank: int) -> Iterator[Batch]:
     """Fill in what workers do not know of a batch's provenance: epoch and rank."""
-    many = torch.distributed.is_available() and torch.distributed.is_initialized()
-    rank = torch.distributed.get_rank() if many else 0
     for batch in batches:
         batch["provenance"][:, 1:3] = torch.tensor([epoch, rank])
         yield batch
@@ -366,22 +388,3 @@ def _split(gathered: Batch, size: int, drop_last: bool) -> Iterator[Batch]:
         yield dict(zip(names, tensors))  # noqa: B905  strict costs time here
     if rows % size and not drop_last:
         yield {name: tensor[whole * size :] for name, tensor in gathered.items()}
-
-
-@contextmanager
-def _main_module_hidden(sent: object) -> Iterator[None]:
-    """Start workers without their importing the program's main file again.
-
-    A worker that is not forked imports the file of `__main__` first, which runs a script without an
-    `if __name__ == "__main__":` guard once more. Our workers need nothing from it, unless what is sent to
-    them was defined there.
-    """
-    main = sys.modules["__main__"]
-    if b"__main__" in pickle.dumps(sent):
-        yield
-        return
-    sys.modules["__main__"] = types.ModuleType("__main__")
-    try:
-        yield
-    finally:
-        sys.modules["__main__"] = main

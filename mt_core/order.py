@@ -6,11 +6,12 @@ that does not grow with the corpus, and resuming is starting at another position
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from torch.utils.data import Sampler
 
+NO_ROW = -(1 << 62)  # in place of a row number: this rank has no row here
 _BLOCK = 1 << 13  # positions computed at a time; affects speed alone
 
 
@@ -66,22 +67,127 @@ def epoch_rows(start: int, stop: int, n_rows: int, *, seed: int, epoch: int, shu
 
 
 class EpochSampler(Sampler[int]):
-    """The rows of one epoch from a position on. `TokenLoader` sets `epoch` and `position` before each pass."""
+    """The rows of one epoch from a position on. `TokenLoader` sets `epoch` and `position` before each pass.
 
-    def __init__(self, n_rows: int, *, seed: int, shuffle: bool) -> None:
+    With several ranks, the rows of a global batch are dealt out in slices, the first `batch_size / world_size` of them
+    to rank 0 and so on. All ranks take equally many steps: what the last batch lacks is `NO_ROW`.
+
+    Args:
+        n_rows: rows in an epoch.
+        batch_size: rows of all ranks together in one step; a multiple of world_size.
+        drop_last: leave out the steps that are not full.
+        rank, world_size: which slice, of how many.
+    """
+
+    def __init__(
+        self,
+        n_rows: int,
+        *,
+        seed: int,
+        shuffle: bool,
+        batch_size: int = 1,
+        drop_last: bool = False,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
         self.n_rows, self.seed, self.shuffle = n_rows, seed, shuffle
+        self.batch_size, self.rank, self.world_size = batch_size, rank, world_size
+        self.n_steps = n_rows // batch_size if drop_last else -(-n_rows // batch_size)
         self.epoch = self.position = 0
 
     def __len__(self) -> int:
-        return self.n_rows
+        return self.n_rows if self.world_size == 1 else self.n_steps * self.batch_size // self.world_size
 
     def __iter__(self) -> Iterator[int]:
-        for block in self.blocks(_BLOCK):
+        for block in self.blocks(_BLOCK // self.batch_size or 1):
             yield from block.tolist()
 
-    def blocks(self, size: int) -> Iterator[np.ndarray]:
-        """The same rows as int64 arrays of `size`, the last one shorter."""
-        epoch, position = self.epoch, self.position
-        for start in range(position, self.n_rows, size):
-            stop = min(start + size, self.n_rows)
-            yield epoch_rows(start, stop, self.n_rows, seed=self.seed, epoch=epoch, shuffle=self.shuffle)
+    def blocks(self, n_steps: int) -> Iterator[np.ndarray]:
+        """The same rows as int64 arrays of `n_steps` steps' each, the last one shorter."""
+        epoch, done = self.epoch, self.position // self.batch_size
+        for first in range(done, self.n_steps, n_steps):
+            stop = min(first + n_steps, self.n_steps)
+            start, end = first * self.batch_size, min(stop * self.batch_size, self.n_rows)
+            rows = epoch_rows(start, end, self.n_rows, seed=self.seed, epoch=epoch, shuffle=self.shuffle)
+            yield rows if self.world_size == 1 else self._slices(rows, stop - first)
+
+    def _slices(self, rows: np.ndarray, n_steps: int) -> np.ndarray:
+        """This rank's part of the rows of some steps."""
+        whole = np.full(n_steps * self.batch_size, NO_ROW)
+        whole[: len(rows)] = rows
+        return whole.reshape(n_steps, self.world_size, -1)[:, self.rank].ravel()
+
+
+class BucketBatches(Sampler[list[int]]):
+    """The batches of one epoch, each of rows of about one length, so that little is padded; from a batch on.
+
+    A batch holds rows of one bucket alone, as many as fit a budget of tokens, so only a few shapes occur. Both the rows
+    of a bucket and the order of all batches are shuffled anew each epoch.
+
+    Args:
+        row_lengths: int64 (rows,), tokens in each row.
+        buckets: the lengths rows are filled up to, increasing; the last holds the longest row.
+        token_budget: rows times bucket length stays within it in each batch of all ranks.
+        seed, shuffle, drop_last, rank, world_size: as for `EpochSampler`.
+
+    Raises:
+        ValueError: the budget is less than one row of each rank in the longest bucket.
+    """
+
+    def __init__(
+        self,
+        row_lengths: np.ndarray,
+        buckets: Sequence[int],
+        token_budget: int,
+        *,
+        seed: int,
+        shuffle: bool,
+        drop_last: bool = False,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        if token_budget < buckets[-1] * world_size:
+            raise ValueError(
+                f"token_budget={token_budget} does not hold one row of {buckets[-1]} tokens for each of "
+                f"{world_size} rank{'s' * (world_size > 1)}: give at least {buckets[-1] * world_size}"
+            )
+        self.seed, self.shuffle, self.rank, self.world_size = seed, shuffle, rank, world_size
+        bucket_of = np.searchsorted(buckets, row_lengths)
+        self._rows = [np.flatnonzero(bucket_of == b) for b in range(len(buckets))]
+        self._sizes = [token_budget // length // world_size * world_size for length in buckets]
+        self._counts = [
+            len(rows) // size if drop_last else -(-len(rows) // size)
+            for rows, size in zip(self._rows, self._sizes, strict=True)
+        ]
+        self._firsts = np.cumsum([0, *self._counts])  # number of the first batch of each bucket
+        self.epoch = self.position = 0  # position: rows of earlier batches
+
+    def __len__(self) -> int:
+        return int(self._firsts[-1])
+
+    def samples(self, epoch: int) -> np.ndarray:
+        """int64 (batches + 1,): rows delivered before each batch of an epoch, by all ranks, and after the last."""
+        bucket, chunk = self._located(np.arange(len(self)), epoch)
+        sizes, lengths = np.array(self._sizes)[bucket], np.array([len(rows) for rows in self._rows])[bucket]
+        return np.concatenate(([0], np.cumsum(np.minimum(sizes, lengths - chunk * sizes))))
+
+    def __iter__(self) -> Iterator[list[int]]:
+        epoch = self.epoch
+        first = int(np.searchsorted(self.samples(epoch), self.position))
+        for bucket, chunk in zip(*self._located(np.arange(first, len(self)), epoch), strict=True):
+            rows, size = self._rows[bucket], self._sizes[bucket]
+            positions = np.arange(chunk * size, min((chunk + 1) * size, len(rows)))
+            if self.shuffle:
+                positions = permute(positions, len(rows), (self.seed, epoch, 1 + int(bucket)))
+            chosen = rows[positions]
+            if self.world_size > 1:
+                filled = np.concatenate((chosen, np.full(size - len(chosen), NO_ROW)))
+                chosen = filled.reshape(self.world_size, -1)[self.rank]
+            yield chosen.tolist()
+
+    def _located(self, batches: np.ndarray, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        """Bucket, and number inside it, of the batches at some places of an epoch's order."""
+        if self.shuffle:
+            batches = permute(batches, len(self), (self.seed, epoch, 0))
+        bucket = np.searchsorted(self._firsts, batches, side="right") - 1
+        return bucket, batches - self._firsts[bucket]

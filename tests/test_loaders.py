@@ -25,8 +25,8 @@ from mt_core import (
     create_dataloaders,
 )
 from mt_core import loaders as loaders_module
-from mt_core.loaders import _main_module_hidden, choose_pinning, choose_workers
 from mt_core.order import epoch_rows
+from mt_core.workers import choose_pinning, choose_workers, main_module_hidden
 
 # PyTorch says so where it counts fewer cores than workers; the tests that start workers mean it.
 starts_workers = pytest.mark.filterwarnings(r"ignore:This DataLoader will create \d worker processes:UserWarning")
@@ -332,6 +332,7 @@ def test_a_state_is_plain_json_of_known_fields() -> None:
         "stride",
         "chunking",
         "mask_documents",
+        "length_buckets",
         "seed",
         "shuffle",
     }
@@ -523,13 +524,13 @@ def test_workers_start_from_a_script_without_a_main_guard(start_script: Callable
 
 def test_workers_import_the_main_program_only_for_what_it_defines(monkeypatch: pytest.MonkeyPatch) -> None:
     main = sys.modules["__main__"]
-    with _main_module_hidden(create().dataset):
+    with main_module_hidden(create().dataset):
         assert sys.modules["__main__"] is not main
     assert sys.modules["__main__"] is main
     own = type("Own", (TransformerDataset,), {"__module__": "__main__"})
     monkeypatch.setattr(main, "Own", own, raising=False)
-    with _main_module_hidden(own(stream(9), seq_length=4)):
+    with main_module_hidden(own(stream(9), seq_length=4)):
         assert sys.modules["__main__"] is main
-    with pytest.raises(RuntimeError), _main_module_hidden(create().dataset):
+    with pytest.raises(RuntimeError), main_module_hidden(create().dataset):
         raise RuntimeError("workers failed to start")
     assert sys.modules["__main__"] is main

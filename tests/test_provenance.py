@@ -177,7 +177,8 @@ def test_row_epoch_and_worker_of_every_batch(num_workers: int) -> None:
 def test_the_rank_is_that_of_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.distributed.is_initialized", lambda: True)
     monkeypatch.setattr("torch.distributed.get_rank", lambda: 3)
-    loader = TokenLoader(TransformerDataset(stream(11), seq_length=4, provenance=True), batch_size=2)
+    monkeypatch.setattr("torch.distributed.get_world_size", lambda: 4)
+    loader = TokenLoader(TransformerDataset(stream(81), seq_length=4, provenance=True), batch_size=4)
     assert explain(next(iter(loader)), 0, 0, loader=loader).rank == 3
 
 

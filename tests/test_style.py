@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 # The way data flows. A module imports only from those before it; a name that is no file yet does no harm.
-ORDER = "tokenizer corpus store windows order augment dataset loaders model training distributed".split()
+ORDER = "tokenizer corpus store windows order augment dataset workers loaders model training distributed".split()
 DATA_PATH = set(ORDER[: ORDER.index("model")])
 
 
