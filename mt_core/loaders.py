@@ -294,6 +294,7 @@ def create_dataloaders(
         ValueError: a setting or a corpus that cannot work, and what to do about it; in particular when
             train and validation are the same text.
     """
+    check_count("batch_size", batch_size)
     if not isinstance(train_path, TokenStore) and not isinstance(val_path, TokenStore):
         same = Path(train_path).exists() and Path(val_path).exists() and Path(train_path).samefile(val_path)
         if same:
