@@ -1,6 +1,7 @@
 """Stored notebooks keep their contract, and each of its rules can fail. Runs no cell: `pytest --nbval` does."""
 
 import importlib.util
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -32,7 +33,7 @@ def test_stored_notebook_keeps_the_contract(path: Path) -> None:
 
 
 def test_every_notebook_is_numbered_and_no_number_comes_twice() -> None:
-    numbers = [path.name[:3] for path in NOTEBOOKS]
+    numbers = [path.name[:3] for path in NOTEBOOKS if path.stem not in ("gallery", "glossary")]
     assert all(number[:2].isdigit() and number[2] == "_" for number in numbers), numbers
     assert len(set(numbers)) == len(numbers), numbers
 
@@ -263,3 +264,18 @@ def test_storing_runs_in_a_fresh_kernel_of_this_interpreter_and_keeps_a_failing_
     before = path.read_bytes()
     assert nbrun.main([str(path)]) == 1
     assert path.read_bytes() == before
+
+
+def test_links_between_notebooks_lead_somewhere() -> None:
+    for path in NOTEBOOKS:
+        prose = " ".join(
+            cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "markdown"
+        )
+        links = re.findall(r"\]\((?!https?:|#)([^)#]+)", prose)
+        assert not [link for link in links if not (path.parent / link).is_file()], path.name
+
+
+def test_the_glossary_is_in_order_and_says_each_word_once() -> None:
+    text = "".join(cell.source for cell in nbformat.read(ROOT / "notebooks" / "glossary.ipynb", as_version=4).cells)
+    words = re.findall(r"^\| \*\*(.+?)\*\* \|", text, re.M)
+    assert len(words) > 50 and words == sorted(set(words), key=lambda word: (word.lower().lstrip("-"), word))

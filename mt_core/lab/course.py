@@ -22,12 +22,12 @@ from mt_core.loaders import choose_workers
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """One box of the map: what there is (`name`, `form`), what made it, and the notebook about it, if there is one."""
+    """One box of the map: what there is (`name`, `form`), what made it, and the numbers of the notebooks about it."""
 
     name: str
     form: str
     made_by: str
-    notebook: str = ""
+    notebooks: tuple[str, ...] = ()
 
 
 # Three lanes: how often, and the stages in order. A test holds `made_by` against the package, `form` against a run.
@@ -35,18 +35,18 @@ LANES: tuple[tuple[str, tuple[Stage, ...]], ...] = (
     (
         "once per corpus, on disk",
         (
-            Stage(name="text file", form="JSONL or plain text", made_by=""),
-            Stage(name="documents", form="str", made_by="read_documents"),
-            Stage(name="token ids", form="list[int]", made_by="encode"),
-            Stage(name="store", form="uint16 (N,)", made_by="TokenStore"),
+            Stage(name="text file", form="JSONL or plain text", made_by="", notebooks=("01",)),
+            Stage(name="documents", form="str", made_by="read_documents", notebooks=("01",)),
+            Stage(name="token ids", form="list[int]", made_by="encode", notebooks=("01",)),
+            Stage(name="store", form="uint16 (N,)", made_by="TokenStore", notebooks=("02",)),
         ),
     ),
     (
         "for every batch, in memory",
         (
-            Stage(name="rows", form="int64 (T,), twice", made_by="TransformerDataset", notebook="03_alignment"),
-            Stage(name="batch", form="int64 (B, T), twice", made_by="TokenLoader"),
-            Stage(name="on the device", form="int64 (B, T), twice", made_by="pin, copy"),
+            Stage(name="rows", form="int64 (T,), twice", made_by="TransformerDataset", notebooks=("02", "03")),
+            Stage(name="batch", form="int64 (B, T), twice", made_by="TokenLoader", notebooks=("04", "05", "07")),
+            Stage(name="on the device", form="int64 (B, T), twice", made_by="pin, copy", notebooks=("06", "08")),
         ),
     ),
     (
@@ -78,7 +78,8 @@ def plot_map(lanes: Sequence[tuple[str, Sequence[Stage]]] = LANES, *, ax: Axes |
                 ax.text(left - _GAP / 2, top + 0.08, stage.made_by, size=8, ha="center", va="bottom")
         if lane:  # from the last box of the lane above, round the corner, to the first box of this one
             last = (len(lanes[lane - 1][1]) - 1) * (_BOX + _GAP) + _BOX / 2
-            _draw_corner(ax, last, top + _LANE - _HIGH / 2, top + _HIGH / 2, stages[0].made_by)
+            from_label = 0.14 if lanes[lane - 1][1][-1].notebooks else 0.0
+            _draw_corner(ax, last, top + _LANE - _HIGH / 2 - from_label, top + _HIGH / 2, stages[0].made_by)
     bottom, n_last = -(len(lanes) - 1) * _LANE, len(lanes[-1][1])
     end = (n_last - 1) * (_BOX + _GAP) + _BOX
     _draw_arrow(ax, (end, bottom), (end + 0.7, bottom))
@@ -96,8 +97,8 @@ def map_words(lanes: Sequence[tuple[str, Sequence[Stage]]] = LANES) -> str:
     for often, stages in lanes:
         boxes = [s.name + (f" (by {s.made_by}; {s.form})" if s.made_by else f" ({s.form})") for s in stages]
         parts.append(f"{often.capitalize()}: " + ", ".join(boxes) + ".")
-    covered = [f"{stage.name} in {stage.notebook}" for _, stages in lanes for stage in stages if stage.notebook]
-    return " ".join(parts) + (f" With a notebook of its own: {', '.join(covered)}." if covered else "")
+    covered = [f"{s.name} in {' and '.join(s.notebooks)}" for _, stages in lanes for s in stages if s.notebooks]
+    return " ".join(parts) + (f" Looked into: {', '.join(covered)}." if covered else "")
 
 
 def _draw_stage(ax: Axes, stage: Stage, left: float, middle: float, colour: str) -> None:
@@ -107,9 +108,9 @@ def _draw_stage(ax: Axes, stage: Stage, left: float, middle: float, colour: str)
     centre = left + _BOX / 2
     ax.text(centre, middle + 0.16, stage.name, ha="center", va="center", weight="bold", gid="stage")
     ax.text(centre, middle - 0.2, stage.form, ha="center", va="center", size=8, gid="stage")
-    if stage.notebook:
-        label = f"notebook {stage.notebook[:2]}"
-        box = {"boxstyle": "round,pad=0.25", "fc": colour, "ec": "none"}
+    if stage.notebooks:
+        label = f"notebook{'s' * (len(stage.notebooks) > 1)} {', '.join(stage.notebooks)}"
+        box = {"boxstyle": "round,pad=0.25", "fc": "white", "ec": colour}
         ax.text(centre, middle - _HIGH / 2 - 0.03, label, ha="center", va="center", size=7.5, color=BLACK, bbox=box)
 
 

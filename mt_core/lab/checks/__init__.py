@@ -4,7 +4,18 @@
 none raises because a reader's answer is missing or wrong.
 """
 
-from mt_core.lab.checks import alignment, start
+from mt_core.lab.checks import alignment, batching, dataset, pinning, prefetching, shuffling, start, tokens, workers
 from mt_core.lab.checks.guesses import compare_guess
 
-__all__ = ["alignment", "compare_guess", "start"]
+__all__ = [
+    "alignment",
+    "batching",
+    "compare_guess",
+    "dataset",
+    "pinning",
+    "prefetching",
+    "shuffling",
+    "start",
+    "tokens",
+    "workers",
+]

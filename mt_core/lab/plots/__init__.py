@@ -4,6 +4,47 @@ Every function draws in the course's style and makes its own figure unless it is
 """
 
 from mt_core.lab.plots.alignment import plot_mask, plot_row, plot_targets
+from mt_core.lab.plots.attention import plot_attention
+from mt_core.lab.plots.batches import place_kinds, plot_batch, plot_gradient_cloud, plot_gradient_noise, plot_means
+from mt_core.lab.plots.lanes import plot_lanes
 from mt_core.lab.plots.losses import plot_loss, plot_runs, running_mean, spread
+from mt_core.lab.plots.order import plot_costs, plot_order, plot_orders
+from mt_core.lab.plots.packing import packing_words, plot_packing
+from mt_core.lab.plots.prefetching import plot_depth
+from mt_core.lab.plots.ranks import plot_ranks, ranks_words
+from mt_core.lab.plots.stream import plot_coverage, plot_stream
+from mt_core.lab.plots.tokens import plot_pieces, plot_vocabulary
+from mt_core.lab.plots.transfers import in_units, plot_magnitudes
+from mt_core.lab.plots.tuning import plot_tuning
 
-__all__ = ["plot_loss", "plot_mask", "plot_row", "plot_runs", "plot_targets", "running_mean", "spread"]
+__all__ = [
+    "in_units",
+    "packing_words",
+    "place_kinds",
+    "plot_attention",
+    "plot_batch",
+    "plot_costs",
+    "plot_coverage",
+    "plot_depth",
+    "plot_gradient_cloud",
+    "plot_gradient_noise",
+    "plot_lanes",
+    "plot_loss",
+    "plot_magnitudes",
+    "plot_mask",
+    "plot_means",
+    "plot_order",
+    "plot_orders",
+    "plot_packing",
+    "plot_pieces",
+    "plot_ranks",
+    "plot_row",
+    "plot_runs",
+    "plot_stream",
+    "plot_targets",
+    "plot_tuning",
+    "plot_vocabulary",
+    "ranks_words",
+    "running_mean",
+    "spread",
+]

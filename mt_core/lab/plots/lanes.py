@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.patches import Patch, Rectangle
+from matplotlib.transforms import ScaledTranslation
 
 from mt_core.lab.style import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, style
 
@@ -66,7 +68,12 @@ def plot_lanes(
         ax.set_title("Who works on which batch, and who waits?")
         used = [kind for kind in _LOOKS if any(kind == other for _, other, *_ in spans)]
         handles = [Patch(fc=_LOOKS[k][0], hatch=_LOOKS[k][1], ec=GREY if k == "wait" else BLACK, lw=0.6) for k in used]
-        ax.legend(
-            handles, used, ncols=len(used), frameon=False, loc="upper left", bbox_to_anchor=(0, -0.28), fontsize=9
-        )
+        below = ax.transAxes + ScaledTranslation(0, -38 / 72, ax.figure.dpi_scale_trans)  # clear of the axis, in inches
+        place: dict[str, Any] = {
+            "loc": "upper left",
+            "bbox_to_anchor": (0, 0),
+            "bbox_transform": below,
+            "borderaxespad": 0,
+        }
+        ax.legend(handles, used, ncols=len(used), frameon=False, fontsize=9, **place)
         return ax
