@@ -22,6 +22,8 @@ class TrainConfig:
         learning_rate: AdamW's highest, reached after the warmup; Muon's is 0.15 of it.
         warmup_steps: steps of linear rise from 0; the rate then falls linearly to 0 at the last step, as
             `transformers.get_linear_schedule_with_warmup` has it.
+        length_warmup_steps: for this many steps rows are cut into 8, then 4, then 2 pieces, as many as divide them:
+            shorter rows first, the same targets (Li et al. 2021, arXiv:2108.06084).
         weight_decay: on matrices alone, not on embeddings or norms.
         betas: AdamW's decay rates.
         clip_norm: the gradient is scaled down to this norm; None leaves it.
@@ -36,6 +38,7 @@ class TrainConfig:
     optimizer: Literal["adamw", "muon"] = "adamw"
     learning_rate: float = 1e-3
     warmup_steps: int = 100
+    length_warmup_steps: int = 0
     weight_decay: float = 0.1
     betas: tuple[float, float] = (0.9, 0.95)
     clip_norm: float | None = 1.0
@@ -52,6 +55,10 @@ class TrainConfig:
         for name, value in counts.items():
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name}={value!r}, a whole number of at least 1 is needed")
+        if isinstance(self.length_warmup_steps, bool) or not isinstance(self.length_warmup_steps, int):
+            raise ValueError(f"length_warmup_steps={self.length_warmup_steps!r}, a whole number from 0 is needed")
+        if self.length_warmup_steps < 0:
+            raise ValueError(f"length_warmup_steps={self.length_warmup_steps}, a whole number from 0 is needed")
         if not 0 < self.learning_rate < math.inf or not self.warmup_steps >= 0 or not self.weight_decay >= 0:
             raise ValueError(
                 f"learning_rate={self.learning_rate}, warmup_steps={self.warmup_steps}, "
@@ -97,3 +104,12 @@ def linear_schedule(warmup_steps: int, total_steps: int) -> Callable[[int], floa
         return max(0.0, (total_steps - step) / max(1, total_steps - warmup_steps))
 
     return share
+
+
+def length_pieces(step: int, warmup_steps: int) -> int:
+    """Into how many pieces rows are cut at a step: 8, 4 and 2, each for a third of the warmup, and then 1.
+
+    >>> [length_pieces(step, 6) for step in range(8)]
+    [8, 8, 4, 4, 2, 2, 1, 1]
+    """
+    return (8, 4, 2)[3 * step // warmup_steps] if step < warmup_steps else 1

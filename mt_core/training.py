@@ -24,7 +24,7 @@ from tqdm.auto import tqdm
 from mt_core.checkpoints import CheckpointError, latest_checkpoint, load_checkpoint, read_state, save_checkpoint
 from mt_core.loaders import TokenLoader
 from mt_core.model import MicroTransformer, generate
-from mt_core.recipe import TrainConfig, create_optimizers, linear_schedule
+from mt_core.recipe import TrainConfig, create_optimizers, length_pieces, linear_schedule
 from mt_core.records import Evaluation, History, Record, Sample, Step, log_line, truncate_log
 from mt_core.tokenizer import MicroTransformerTokenizer
 from mt_core.windows import IGNORE
@@ -33,16 +33,18 @@ from mt_core.windows import IGNORE
 def loss_of(
     model: Callable[..., Tensor], batch: dict[str, Tensor], *, reduction: Literal["mean", "sum"] = "mean"
 ) -> Tensor:
-    """Cross entropy (nats) over a batch, the mean of its targets or their sum; labels of -100 are left out.
+    """Cross entropy (nats) over a batch, the mean of its targets or their sum; labels of -100 are left out."""
+    logits = logits_of(model, batch)
+    labels = batch["labels"].view(-1)
+    return F.cross_entropy(logits.view(-1, logits.size(-1)), labels, ignore_index=IGNORE, reduction=reduction)
 
-    A model that takes `document_ids` gets them and `position_ids` where the batch has them.
-    """
+
+def logits_of(model: Callable[..., Tensor], batch: dict[str, Tensor]) -> Tensor:
+    """Logits (B, T, V) of a batch. A model that takes `document_ids` gets them, and `position_ids`, where there are."""
     documents = {name: batch[name] for name in ("position_ids", "document_ids") if name in batch}
     if documents and not _takes_documents(model):
         documents = {}
-    logits = model(batch["input_ids"], **documents)  # (B, T, V)
-    labels = batch["labels"].view(-1)
-    return F.cross_entropy(logits.view(-1, logits.size(-1)), labels, ignore_index=IGNORE, reduction=reduction)
+    return model(batch["input_ids"], **documents)
 
 
 def _takes_documents(model: Callable[..., Tensor]) -> bool:
@@ -76,8 +78,8 @@ def evaluate(
     nats, targets, n_bytes = 0.0, 0, 0
     try:
         for batch in loader:
-            input_ids, labels = batch["input_ids"].to(device), batch["labels"].to(device)
-            logits = model(input_ids).float()
+            batch = {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
+            logits, labels = logits_of(model, batch).float(), batch["labels"]
             losses = F.cross_entropy(
                 logits.view(-1, logits.size(-1)), labels.view(-1), reduction="none", ignore_index=IGNORE
             )
@@ -169,7 +171,7 @@ def training_steps(
     recipe = {
         **asdict(config),
         "model": model.settings(),
-        "batch_size": train_loader.batch_size,
+        "batch_size": train_loader.global_batch_size,
         "total_steps": last,
     }
     if folder is not None:
@@ -210,6 +212,7 @@ def training_steps(
             group = [batch for _, batch in zip(range(config.accumulate), batches, strict=False)]
             if len(group) < config.accumulate:
                 break  # the epoch is over
+            group = [shortened(batch, length_pieces(step, config.length_warmup_steps)) for batch in group]
             group = [{name: tensor.to(device, non_blocking=True) for name, tensor in b.items()} for b in group]
             loss = _backward(model, group, precision)
             norm = nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm or math.inf).item()
@@ -247,6 +250,23 @@ def training_steps(
         if step == last or config.evaluate_every is None:
             yield from _evaluated(model, val_loader, tokenizer, step, train_loader.epoch, record)
         save()
+
+
+def shortened(batch: dict[str, Tensor], pieces: int) -> dict[str, Tensor]:
+    """Each row (T,) cut into `pieces` rows of equal length, or half as many where T does not allow it, and so on.
+
+    The targets are the same, with shorter prefixes.
+
+    >>> {name: t.tolist() for name, t in shortened({"labels": torch.tensor([[1, 2, 3, 4]])}, 2).items()}
+    {'labels': [[1, 2], [3, 4]]}
+    """
+    length = batch["labels"].size(1)
+    while length % pieces:
+        pieces //= 2
+    if pieces == 1:
+        return batch
+    whole = {name: tensor for name, tensor in batch.items() if name != "provenance"}  # which is of whole rows
+    return {name: tensor.reshape(len(tensor) * pieces, -1) for name, tensor in whole.items()}
 
 
 def _backward(model: nn.Module, group: list[dict[str, Tensor]], precision: str) -> float:

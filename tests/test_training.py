@@ -18,7 +18,7 @@ from mt_core import (
     evaluate,
     fit,
 )
-from mt_core.training import create_optimizers, linear_schedule, loss_of, total_steps, training_steps
+from mt_core.training import create_optimizers, linear_schedule, loss_of, shortened, total_steps, training_steps
 
 V = 16
 
@@ -184,7 +184,7 @@ def test_accumulating_equals_the_large_batch_with_unevenly_masked_targets():
 class Batches(list):
     """As much of a loader as the loop needs."""
 
-    epoch, batch_size = 0, None
+    epoch, global_batch_size = 0, None
 
 
 def test_a_batch_whose_targets_are_all_masked_adds_nothing():
@@ -376,3 +376,41 @@ def test_looking_on_and_fitting_are_the_same_run():
     fitted = run(make(), loader(random_ids(200)), loader(random_ids(40, 1), shuffle=False))
     assert [r.loss for r in looked[:-1]] == [s.loss for s in fitted.steps]
     assert looked[-1] == fitted.evaluations[0]
+
+
+# -- shorter rows first, and documents apart ----------------------------------------------------------------
+
+
+def test_rows_are_cut_short_at_first_and_no_target_is_lost():
+    train = loader(random_ids(16 * 33 + 1), batch_size=2, seq_length=16)
+    model, shapes = make(), []
+    model.register_forward_pre_hook(lambda _, inputs: shapes.append(tuple(inputs[0].shape)))
+    history = run(model, train, max_steps=8, length_warmup_steps=6)
+    assert shapes == [(16, 2)] * 2 + [(8, 4)] * 2 + [(4, 8)] * 2 + [(2, 16)] * 2
+    assert [step.tokens for step in history.steps] == [32 * n for n in range(1, 9)]
+
+
+def test_shortened_rows_hold_the_same_questions():
+    batch = next(iter(loader(range(12), ends=[3, 12], seq_length=6, batch_size=1, shuffle=False)))
+    batch["provenance"] = torch.zeros(1, 4)
+    short = shortened(batch, 2)
+    assert short["input_ids"].tolist() == [[0, 1, 2], [3, 4, 5]] and short["labels"].tolist() == [[1, 2, 3], [4, 5, 6]]
+    assert set(short) == {"input_ids", "labels"}
+    assert shortened(batch, 4)["input_ids"].shape == (2, 3), "6 is not cut into 4, so into 2"
+    assert shortened({"labels": torch.zeros(2, 5)}, 8)["labels"].shape == (2, 5)
+
+
+@pytest.mark.parametrize("steps", [-1, 2.5, True])
+def test_a_length_warmup_is_a_whole_number(steps):
+    with pytest.raises(ValueError, match=f"length_warmup_steps={steps!r}, a whole number from 0"):
+        TrainConfig(length_warmup_steps=steps)
+
+
+def test_evaluation_keeps_documents_apart_as_training_does():
+    ids, ends = random_ids(60), [7, 9, 20, 33, 34, 47, 60]
+    losses = {
+        chunking: evaluate(make(), loader(ids, ends=ends, chunking=chunking, shuffle=False)).nats_per_token
+        for chunking in ("packed", "per_document", "contiguous")
+    }
+    assert losses["packed"] == pytest.approx(losses["per_document"], abs=1e-6)
+    assert abs(losses["contiguous"] - losses["packed"]) > 1e-5
