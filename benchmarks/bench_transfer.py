@@ -1,7 +1,7 @@
 """Measure how tensors reach a CUDA device and record it: `python benchmarks/bench_transfer.py`.
 
 Writes benchmarks/records/transfers.json, which notebook 06 shows on machines without such a device; run that notebook
-again with tools/nbrun.py afterwards. Needs a CUDA device, about a gigabyte of memory and a minute.
+again with tools/nbrun.py afterwards, on a machine without one. Needs a CUDA device and a gigabyte of memory.
 """
 
 from __future__ import annotations
