@@ -1,0 +1,213 @@
+"""Our training recipe against the well-known character model, on one text: `python benchmarks/bench_train.py --data F`.
+
+Both learn from the first nine tenths of the text and are judged on the last, in bits per byte; both run in this
+process, on the same cores, one after the other, each with the number of threads that suits it. Three questions:
+1. How good is ours after an eighth of the time that the character model takes for its whole recipe?
+2. How good is ours after all of that time?
+3. At equal size, batch and vocabulary: how many tokens per second, as a ratio in one run?
+Only training is timed. No test looks at a figure.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median, quantiles
+
+import char_gpt
+import torch
+import tyro
+from torch import Tensor
+
+from mt_core import MicroTransformer, MicroTransformerTokenizer, TokenLoader, TokenStore, TransformerDataset
+from mt_core.command_line import RunSettings, run
+from mt_core.recipe import TrainConfig, create_optimizers
+from mt_core.training import loss_of
+
+TIMED_STEPS = 12  # to choose the threads and to foresee how many steps fit into a time
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchConfig:
+    """Train both on one text."""
+
+    data: Path
+    """A plain text in UTF-8, of a megabyte or so."""
+    seed: int = 0
+    """Chooses weights and order of both."""
+    out: Path = Path("runs/bench/train.json")
+    """The JSON file with every figure."""
+    steps: int = char_gpt.STEPS
+    """Steps of the character model; fewer only to try the program."""
+
+
+def seconds_for(step: Callable[[], object], n_steps: int = TIMED_STEPS) -> float:
+    """Median seconds of a step, the first ones left out."""
+    for _ in range(3):
+        step()
+    taken = []
+    for _ in range(n_steps):
+        start = time.perf_counter()
+        step()
+        taken.append(time.perf_counter() - start)
+    return median(taken)
+
+
+def choose_threads(step: Callable[[], object]) -> tuple[int, float]:
+    """The number of threads with the shortest step, from 1 to the cores, and that time; fewer if as fast."""
+    best = (1, float("inf"))
+    for threads in range(1, (os.cpu_count() or 1) + 1):
+        torch.set_num_threads(threads)
+        seconds = seconds_for(step)
+        if seconds < 0.95 * best[1]:
+            best = (threads, seconds)
+    torch.set_num_threads(best[0])
+    return best
+
+
+def train_characters(train: Tensor, val: Tensor, vocab_size: int, config: BenchConfig) -> dict[str, float]:
+    """The character model's whole recipe: seconds of training, threads, bits per character."""
+    torch.manual_seed(config.seed)
+    model, generator = char_gpt.CharGPT(vocab_size), torch.Generator().manual_seed(config.seed)
+    optimizer = char_gpt.create_optimizer(model)
+    spare = char_gpt.CharGPT(vocab_size)
+    spare_optimizer = char_gpt.create_optimizer(spare)
+    batch = char_gpt.draw_batch(train, torch.Generator())
+    threads, _ = choose_threads(lambda: char_gpt.train_step(spare, spare_optimizer, batch, 0))
+    start = time.perf_counter()
+    for step in range(config.steps):
+        char_gpt.train_step(model, optimizer, char_gpt.draw_batch(train, generator), step)
+    seconds = time.perf_counter() - start
+    return {"seconds": seconds, "threads": threads, "bits": char_gpt.bits_per_character(model, val)}
+
+
+def train_ours(folder: Path, tokenizer: Path, seconds: float, name: str, config: BenchConfig) -> dict[str, float]:
+    """Our recipe for about so many seconds of training: what it took, and bits per byte."""
+    seconds_a_step, threads = ours_a_step(folder, tokenizer)
+    settings = RunSettings(
+        train=folder / "train.txt",
+        val=folder / "val.txt",
+        tokenizer=tokenizer,
+        out=folder / name,
+        batch_size=16,
+        seq_length=128,
+        seed=config.seed,
+        device="cpu",
+        threads=threads,
+        training=TrainConfig(
+            epochs=10_000,
+            max_steps=max(10, int(0.97 * seconds / seconds_a_step)),
+            learning_rate=0.024,
+            warmup_steps=min(100, max(2, int(0.1 * seconds / seconds_a_step))),
+            optimizer="muon",
+            evaluate_every=1_000_000,
+        ),
+    )
+    done = run(settings, progress=False)
+    last, steps = done.history.evaluations[-1], done.history.steps
+    assert last.bits_per_byte is not None
+    return {"seconds": steps[-1].seconds, "steps": steps[-1].step, "threads": threads, "bits": last.bits_per_byte}
+
+
+def ours_a_step(folder: Path, tokenizer: Path) -> tuple[float, int]:
+    """Seconds of a step of our recipe, and the threads it is fastest with."""
+    model = MicroTransformer(vocab_size=MicroTransformerTokenizer.from_pretrained(tokenizer).get_vocab_size())
+    optimizers = create_optimizers(model, TrainConfig(optimizer="muon"))
+    ids = torch.randint(model.config.vocab_size, (16, 129))
+    batch = {"input_ids": ids[:, :-1].contiguous(), "labels": ids[:, 1:].contiguous()}
+
+    def step() -> None:
+        loss_of(model, batch).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+
+    threads, seconds = choose_threads(step)
+    return seconds, threads
+
+
+def equal_size(train: Tensor, vocab_size: int, rounds: int = 15) -> list[float]:
+    """Tokens per second of our model and loop over those of the character model, equal in size; one ratio a round."""
+    theirs = char_gpt.CharGPT(vocab_size)
+    their_optimizer = char_gpt.create_optimizer(theirs)
+    generator = torch.Generator().manual_seed(0)
+    inner = char_gpt.WIDTH * 8 // 3
+    ours = MicroTransformer(
+        vocab_size=vocab_size, n_layer=char_gpt.LAYERS, n_head=char_gpt.HEADS, n_embd=char_gpt.WIDTH, n_inner=inner
+    )
+    (our_optimizer,) = create_optimizers(ours, TrainConfig())
+    store = TokenStore.from_token_ids(train.numpy(), vocab_size=vocab_size)
+    loader = TokenLoader(TransformerDataset(store, seq_length=char_gpt.LENGTH), batch_size=char_gpt.ROWS, shuffle=True)
+    batches = (batch for _ in iter(int, 1) for batch in loader)
+
+    def our_step() -> None:
+        loss_of(ours, next(batches)).backward()
+        torch.nn.utils.clip_grad_norm_(ours.parameters(), 1.0)
+        our_optimizer.step()
+        our_optimizer.zero_grad()
+
+    def their_step() -> None:
+        char_gpt.train_step(theirs, their_optimizer, char_gpt.draw_batch(train, generator), 1000)
+
+    choose_threads(their_step)
+    ratios = []
+    for turn in range(rounds):
+        pair = [(our_step, "ours"), (their_step, "theirs")]
+        took = {name: seconds_for(step, 30) for step, name in (pair if turn % 2 else pair[::-1])}
+        ratios.append(took["theirs"] / took["ours"])
+    sizes = [sum(p.numel() for p in model.parameters()) for model in (ours, theirs)]
+    assert abs(sizes[0] / sizes[1] - 1) < 0.02, sizes
+    return ratios
+
+
+def main() -> None:
+    """Run all three and print a table with verdicts."""
+    config = tyro.cli(BenchConfig)
+    try:
+        text = config.data.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SystemExit(f"error: {config.data} cannot be read as text ({error})") from None
+    if len(text) < 20_000:
+        raise SystemExit(f"error: {config.data} has {len(text)} characters, at least 20,000 are needed")
+    cut = len(text) * 9 // 10
+    alphabet = {character: i for i, character in enumerate(sorted(set(text)))}
+    ids = torch.tensor([alphabet[character] for character in text])
+    bytes_a_character = len(text[cut:].encode("utf-8")) / len(text[cut:])
+    with tempfile.TemporaryDirectory(prefix="mt-bench-") as name:
+        folder = Path(name)
+        for part, words in (("train", text[:cut]), ("val", text[cut:])):
+            (folder / f"{part}.txt").write_text(words, encoding="utf-8", newline="")
+        tokenizer = MicroTransformerTokenizer.train([text[:cut]], vocab_size=1024)
+        tokenizer.save_pretrained(folder / "tokenizer")
+        theirs = train_characters(ids[:cut], ids[cut:], len(alphabet), config)
+        theirs["bits"] /= bytes_a_character
+        print(f"{'':<34}{'time':>7}{'threads':>9}{'bits per byte':>15}")
+
+        def row(what: str, got: dict[str, float]) -> None:
+            share = got["seconds"] / theirs["seconds"]
+            print(f"{what:<34}{share:>7.3f}{got['threads']:>9.0f}{got['bits']:>15.3f}", flush=True)
+
+        row(f"character model, {config.steps:,} steps", theirs)
+        short = train_ours(folder, folder / "tokenizer", theirs["seconds"] / 8, "short", config)
+        row(f"ours, {short['steps']:,.0f} steps", short)
+        full = train_ours(folder, folder / "tokenizer", theirs["seconds"], "full", config)
+        row(f"ours, {full['steps']:,.0f} steps", full)
+        ratios = equal_size(ids[:cut], len(alphabet))
+        low, _, high = quantiles(ratios, n=4)
+    print(f"\nbetter than the character model after an eighth of its time: {short['bits'] < theirs['bits']}")
+    print(f"bits per byte in the same time, over its own: {full['bits'] / theirs['bits']:.3f}")
+    print(f"tokens per second at equal size, over its own: {median(ratios):.2f} (quartiles {low:.2f} to {high:.2f})")
+    config.out.parent.mkdir(parents=True, exist_ok=True)
+    figures = {"theirs": theirs, "short": short, "full": full, "equal_size": ratios, "torch": torch.__version__}
+    config.out.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8", newline="\n")
+    print(f"every figure: {config.out}")
+
+
+if __name__ == "__main__":
+    main()
