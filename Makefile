@@ -7,12 +7,12 @@ PYTHON ?= $(shell command -v python3 || command -v python)
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lab test train bench notebooks
+.PHONY: help setup lab test test-browser train bench notebooks
 
 help:
 	@$(PYTHON) start.py --help
 
-setup lab test bench notebooks:
+setup lab test test-browser bench notebooks:
 	@$(PYTHON) start.py $@ $(ARGS)
 
 train:

@@ -1,11 +1,12 @@
 """Sets the course up and opens, tests or runs it, on Linux, macOS and Windows. Holds no course code.
 
-    python start.py lab        set up, then open the course in JupyterLab
-    python start.py test       set up, then run every test, the notebooks included
-    python start.py train      set up, then run the main training job without a notebook
-    python start.py bench      set up, then measure the loaders on this machine
-    python start.py notebooks  set up, then run all stored notebooks again and store their outputs
-    python start.py setup      set up only
+    python start.py lab           set up, then open the course in JupyterLab
+    python start.py test          set up, then run every test, the notebooks included
+    python start.py test-browser  set up, then run every notebook in JupyterLab in a Chromium, Chrome or Edge
+    python start.py train         set up, then run the main training job without a notebook
+    python start.py bench         set up, then measure the loaders on this machine
+    python start.py notebooks     set up, then run all stored notebooks again and store their outputs
+    python start.py setup         set up only
 
 Options of the set-up:
     --cpu               Linux: PyTorch's build without CUDA (0.2 GB to download instead of several)
@@ -18,8 +19,8 @@ The command runs in this folder, from wherever it is called.
 
 The set-up makes a virtual environment in .venv, once; deleting that folder undoes it. A stamp written last
 says what was installed from what, so that the next run installs nothing, takes up a changed pyproject.toml
-or constraints.txt, and makes an interrupted set-up anew. `test` installs more than the others: the tools and
-other people's loaders that the tests need.
+or constraints.txt, and makes an interrupted set-up anew. `test` and `test-browser` install more than the
+others: the tools that tests need, other people's loaders, what drives a browser.
 """
 # The standard library alone, and nothing that Python 3.6 cannot read: it has to say that it is too old.
 
@@ -45,9 +46,14 @@ OLDEST, NEWEST = (3, 11), (3, 14)
 LINUX = sys.platform.startswith("linux")
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 NEEDED_GB = 2
-COMMANDS = ("lab", "test", "train", "bench", "notebooks", "setup")
-LAB, TESTS = ("lab",), ("lab", "test", "peers")  # extras in pyproject.toml
-NEEDS = {"lab": ("torch", "jupyterlab", "matplotlib"), "test": ("torch", "pytest", "nbval", "xdist", "hypothesis")}
+COMMANDS = ("lab", "test", "test-browser", "train", "bench", "notebooks", "setup")
+LAB = ("lab",)  # extras in pyproject.toml
+TESTS = {"test": ("lab", "test", "peers"), "test-browser": ("lab", "test", "browser")}
+NEEDS = {
+    "lab": ("torch", "jupyterlab", "matplotlib"),
+    "test": ("torch", "pytest", "nbval", "xdist", "hypothesis"),
+    "test-browser": ("torch", "pytest", "xdist", "hypothesis", "jupyterlab", "playwright", "axe_playwright_python"),
+}
 ADVICE = (  # words in pip's complaint, what they mean and what to do; the first that fits is shown
     (("No space left", "Errno 28"), "The disk is full: free about 2 GB (8 GB with CUDA) and run this again."),
     (
@@ -150,7 +156,7 @@ def use_this_python(command: str, options: argparse.Namespace) -> None:
     if missing:
         raise StartError(
             f"{sys.executable} has no {', '.join(missing)}. Either run without --here, or install first:\n"
-            f"    {install_by_hand(TESTS) if command == 'test' else 'python start.py setup --here'}\n"
+            f"    {install_by_hand(TESTS[command]) if command in TESTS else 'python start.py setup --here'}\n"
             "with conda: conda env create -f environment.yml, then conda activate microtransformer"
         )
 
@@ -162,7 +168,7 @@ def install_by_hand(extras: "tuple[str, ...]") -> str:
 
 def set_up(command: str, options: argparse.Namespace) -> None:
     """Make .venv hold what `command` needs by pyproject.toml and constraints.txt; done in a moment if it does."""
-    options.extras = TESTS if command == "test" else LAB
+    options.extras = TESTS.get(command, LAB)
     if is_ready(read_stamp(), options):
         return
     try:
@@ -181,7 +187,8 @@ def set_up(command: str, options: argparse.Namespace) -> None:
         elif stamp:
             write_stamp({**stamp, "finished": False})
         print("Installing the course's packages: some minutes the first time.", flush=True)
-        extras = TESTS if TESTS in (options.extras, extras_of(stamp)) else LAB  # never less than before
+        before = (extra for extra in extras_of(stamp) if extra not in options.extras)
+        extras = (*options.extras, *before)  # never less than before
         install(venv_python(), extras, argparse.Namespace(cpu=cpu, find_links=options.find_links), (lock.fileno(),))
         made_for = {"python": python_version(), "root": str(ROOT), "cpu": cpu, "extras": extras}
         write_stamp({**made_for, "packages": packages(), "finished": True})
@@ -193,10 +200,10 @@ def is_ready(stamp: "dict[str, object]", options: argparse.Namespace) -> bool:
     return enough and fits(stamp, options) and stamp.get("packages") == packages() and venv_python().exists()
 
 
-def extras_of(stamp: "dict[str, object]") -> "tuple[object, ...]":
+def extras_of(stamp: "dict[str, object]") -> "tuple[str, ...]":
     """The extras that were installed; none if the stamp does not say."""
     extras = stamp.get("extras")
-    return tuple(extras) if isinstance(extras, list) else ()
+    return tuple(map(str, extras)) if isinstance(extras, list) else ()
 
 
 def fits(stamp: "dict[str, object]", options: argparse.Namespace) -> bool:
@@ -359,6 +366,8 @@ def command_line(command: str, python: Path, extra: "list[str]") -> "list[str]":
         words = ["-m", "pytest", "--nbval", "-n", "2", "--dist", "loadfile"]
         if not any((ROOT / word.split("::")[0]).exists() for word in extra):
             words += ["notebooks", "tests", "mt_core"]
+    elif command == "test-browser":  # one process a notebook, as the tests of one share a page
+        words = ["-m", "pytest", "-n", "2", "--dist", "loadgroup", "tests/browser"]
     else:
         words = {
             "train": ["-m", "mt_core.lab.train"],
@@ -377,7 +386,7 @@ def environment(command: str, here: bool) -> "dict[str, str]":
     else:
         env["VIRTUAL_ENV"] = str(VENV)
         env["PATH"] = os.pathsep.join((str(venv_python().parent), env.get("PATH", "")))
-    if command in ("test", "notebooks"):  # on small tensors a second thread costs more than it brings
+    if command in (*TESTS, "notebooks"):  # on small tensors a second thread costs more than it brings
         env.setdefault("OMP_NUM_THREADS", "1")
     return env
 

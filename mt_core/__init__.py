@@ -1,16 +1,20 @@
 """MicroTransformer: what happens between a text file and a training step."""
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
-from mt_core.checkpoints import CheckpointError
 from mt_core.corpus import CorpusError, CorpusWarning, read_documents
-from mt_core.dataset import TransformerDataset
-from mt_core.loaders import LoaderStateError, TokenLoader, create_dataloaders
-from mt_core.model import MicroTransformer, ModelConfig, generate
-from mt_core.store import StoreError, TokenStore, prepare_corpus
+from mt_core.prepare import prepare_corpus
+from mt_core.store import StoreError, TokenStore
 from mt_core.tokenizer import MicroTransformerTokenizer, TokenizerError
 
 if TYPE_CHECKING:
+    from mt_core.checkpoints import CheckpointError
+    from mt_core.dataset import TransformerDataset
+    from mt_core.export import PretrainedError, export_pretrained, load_pretrained
+    from mt_core.loaders import LoaderStateError, TokenLoader, create_dataloaders
+    from mt_core.model import MicroTransformer, ModelConfig, generate
+    from mt_core.prefetch import prefetch_to_device
     from mt_core.training import TrainConfig, evaluate, fit
 
 __all__ = [
@@ -21,6 +25,7 @@ __all__ = [
     "MicroTransformer",
     "MicroTransformerTokenizer",
     "ModelConfig",
+    "PretrainedError",
     "StoreError",
     "TokenLoader",
     "TokenStore",
@@ -29,17 +34,37 @@ __all__ = [
     "TransformerDataset",
     "create_dataloaders",
     "evaluate",
+    "export_pretrained",
     "fit",
     "generate",
+    "load_pretrained",
+    "prefetch_to_device",
     "prepare_corpus",
     "read_documents",
 ]
 
+# Imported when asked for. They load torch, which takes seconds and 140 MB: the processes of prepare_corpus do without.
+# And `python -m mt_core.training` warns if the package has imported it before.
+_LATER = {
+    "CheckpointError": "checkpoints",
+    "TransformerDataset": "dataset",
+    "PretrainedError": "export",
+    "export_pretrained": "export",
+    "load_pretrained": "export",
+    "LoaderStateError": "loaders",
+    "TokenLoader": "loaders",
+    "create_dataloaders": "loaders",
+    "MicroTransformer": "model",
+    "ModelConfig": "model",
+    "generate": "model",
+    "prefetch_to_device": "prefetch",
+    "TrainConfig": "training",
+    "evaluate": "training",
+    "fit": "training",
+}
+
 
 def __getattr__(name: str) -> Any:
-    # Imported when asked for: `python -m mt_core.training` warns if the package has imported it before.
-    if name not in ("TrainConfig", "evaluate", "fit"):
+    if name not in _LATER:
         raise AttributeError(f"module 'mt_core' has no attribute {name!r}")
-    from mt_core import training
-
-    return getattr(training, name)
+    return getattr(importlib.import_module(f"mt_core.{_LATER[name]}"), name)

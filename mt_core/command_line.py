@@ -1,8 +1,12 @@
-"""One training run from files to a run directory: `python -m mt_core.training --help`. Does not draw pictures."""
+"""One training run from files to a run directory: `python -m mt_core.training --help`. Does not draw pictures.
+
+On several processes: `torchrun --nproc-per-node=2 -m mt_core.training …`, with the same settings.
+"""
 
 from __future__ import annotations
 
 import json
+import os
 import platform
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -15,6 +19,15 @@ import tyro
 from mt_core.checkpoints import save_model
 from mt_core.corpus import read_documents
 from mt_core.dataset import Chunking
+from mt_core.distributed import (
+    create_mesh,
+    default_parallel,
+    is_main,
+    main_first,
+    processes,
+    ranks_of,
+    started_by_torchrun,
+)
 from mt_core.loaders import TokenLoader, create_dataloaders
 from mt_core.model import MicroTransformer
 from mt_core.tokenizer import MicroTransformerTokenizer
@@ -36,7 +49,7 @@ class RunSettings:
     vocab_size: int = 1024
     """Entries of the tokenizer that is trained when none is named."""
     batch_size: int = 32
-    """Rows in a batch."""
+    """Rows in a batch, of all processes together."""
     seq_length: int = 128
     """Tokens in a row."""
     chunking: Chunking = "contiguous"
@@ -55,6 +68,8 @@ class RunSettings:
     """"cpu", "cuda" and so on; "auto" takes an accelerator if there is one."""
     threads: int | None = None
     """CPU threads; PyTorch's own choice if left out."""
+    timeout_minutes: float = 10.0
+    """How long one of several processes waits for the others before it gives up."""
     training: Annotated[TrainConfig, tyro.conf.arg(name="")] = field(default_factory=TrainConfig)
 
 
@@ -78,31 +93,41 @@ def run(settings: RunSettings, *, progress: bool = True) -> Run:
     """
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
+    device = choose_device(settings.device)
+    if settings.device == "auto" and started_by_torchrun() and device.type != "cuda":
+        device = torch.device("cpu")  # the one other device on which processes can talk
+    with processes(device.type, timeout_minutes=settings.timeout_minutes):
+        return _run(settings, device, progress)
+
+
+def _run(settings: RunSettings, device: torch.device, progress: bool) -> Run:
     out = settings.out
-    if settings.tokenizer is None:
-        texts = read_documents(settings.train)
-        tokenizer = MicroTransformerTokenizer.train(texts, vocab_size=settings.vocab_size)
-    else:
-        tokenizer = MicroTransformerTokenizer.from_pretrained(settings.tokenizer)
-    train_loader, val_loader = create_dataloaders(
-        settings.train,
-        settings.val,
-        tokenizer,
-        settings.batch_size,
-        settings.seq_length,
-        settings.num_workers,
-        chunking=settings.chunking,
-        seed=settings.seed,
-    )
-    out.mkdir(parents=True, exist_ok=True)
-    tokenizer.save_pretrained(out / "tokenizer")
+    mesh = create_mesh(settings.training.parallel or default_parallel(), device.type)
+    rank, world_size = (0, 1) if mesh is None else ranks_of(mesh)
+    with main_first():
+        tokenizer = _tokenizer(settings)
+        train_loader, val_loader = create_dataloaders(
+            settings.train,
+            settings.val,
+            tokenizer,
+            settings.batch_size,
+            settings.seq_length,
+            settings.num_workers,
+            chunking=settings.chunking,
+            seed=settings.seed,
+            rank=rank,
+            world_size=world_size,
+        )
+        if is_main():
+            out.mkdir(parents=True, exist_ok=True)
+            tokenizer.save_pretrained(out / "tokenizer")
     torch.manual_seed(settings.seed)
     model = MicroTransformer(
         vocab_size=tokenizer.get_vocab_size(),
         n_layer=settings.n_layer,
         n_head=settings.n_head,
         n_embd=settings.n_embd,
-    ).to(choose_device(settings.device))
+    ).to(device)
     history = fit(
         model,
         train_loader,
@@ -110,13 +135,23 @@ def run(settings: RunSettings, *, progress: bool = True) -> Run:
         settings.training,
         tokenizer=tokenizer,
         run_dir=out,
+        mesh=mesh,
         progress=progress,
     )
-    save_model(model, out / "model.safetensors")
-    (out / "settings.json").write_text(
-        json.dumps({**_described(settings), "model": model.settings()}, indent=2) + "\n", encoding="utf-8", newline="\n"
-    )
+    if is_main():
+        save_model(model, out / "model.safetensors")
+        described = json.dumps({**_described(settings), "model": model.settings()}, indent=2)
+        (out / "settings.json").write_text(described + "\n", encoding="utf-8", newline="\n")
     return Run(settings, model, tokenizer, train_loader, val_loader, history)
+
+
+def _tokenizer(settings: RunSettings) -> MicroTransformerTokenizer:
+    """The one that is named, or one trained on the text; it is trained once, by the main process."""
+    if settings.tokenizer is not None:
+        return MicroTransformerTokenizer.from_pretrained(settings.tokenizer)
+    if not is_main():
+        return MicroTransformerTokenizer.from_pretrained(settings.out / "tokenizer")
+    return MicroTransformerTokenizer.train(read_documents(settings.train), vocab_size=settings.vocab_size)
 
 
 def choose_device(name: str) -> torch.device:
@@ -179,6 +214,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise SystemExit(f"error: {error}") from None
     except KeyboardInterrupt:
         raise SystemExit(f"\nstopped; the same command goes on from the last checkpoint in {settings.out}") from None
+    if started_by_torchrun() and os.environ["RANK"] != "0":
+        return
     print(table(summary(result)))
     for sample in result.history.samples[-1:]:
         print(f"\na text by the model:\n{sample.text}")

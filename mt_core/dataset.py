@@ -14,13 +14,17 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset, get_worker_info
 
+from mt_core.augment import Augmentation
+from mt_core.augmented_rows import Augmenter, describe
 from mt_core.corpus import OnError, SampleBy
-from mt_core.order import NO_ROW
+from mt_core.on_the_fly import TokenizedText, open_text
+from mt_core.order import NO_ROW, EpochSampler
 from mt_core.store import TokenStore, open_corpus
 from mt_core.tokenizer import MicroTransformerTokenizer
-from mt_core.windows import IGNORE, ContiguousRows, DocumentRows, PackedRows
+from mt_core.windows import IGNORE, ContiguousRows, DocumentRows, JitteredRows, PackedRows
 
 Chunking = Literal["contiguous", "per_document", "sliding", "packed"]
+Tokenize = Literal["ahead", "on-the-fly"]
 Batch = dict[str, torch.Tensor]
 
 
@@ -47,6 +51,11 @@ class TransformerDataset(Dataset[Batch]):
         cache_dir: where the store of a file is kept.
         length_buckets: for rows with padding: batches are cut to the shortest of these lengths that holds them, so that
             few shapes occur; a number makes as many in equal steps up to seq_length.
+        tokenize: "ahead" of training, kept in a store; or "on-the-fly", each time a row is asked for, by whoever builds
+            the batch: the same rows, with next to nothing kept on disk. See `open_text`.
+        augment: what is done to rows, in this order, otherwise in each epoch; see `mt_core.augment`. The number of a
+            row is then `epoch * len(dataset) + row`, and `dataset[row]` is the row in epoch 0.
+        seed: of the loader; decides what the augmentations do.
         provenance: rows also say where they come from, for `mt_core.lab.provenance.explain`: int64 (4,) with
             row, epoch, rank and worker, -1 for what is not known here.
 
@@ -75,9 +84,13 @@ class TransformerDataset(Dataset[Batch]):
         cache_dir: str | os.PathLike[str] | None = None,
         mask_documents: bool = False,
         length_buckets: int | Sequence[int] | None = None,
+        tokenize: Tokenize = "ahead",
+        augment: Sequence[Augmentation] = (),
+        seed: int = 0,
         provenance: bool = False,
     ) -> None:
         check_count("seq_length", seq_length)
+        check_seed(seed)
         if stride is not None:
             check_count("stride", stride)
         if chunking not in get_args(Chunking):
@@ -86,6 +99,11 @@ class TransformerDataset(Dataset[Batch]):
             raise ValueError(
                 f"stride={stride} goes with contiguous and sliding rows, not with {chunking!r}: leave it out"
             )
+        if tokenize not in get_args(Tokenize):
+            raise ValueError(f"tokenize={tokenize!r}, it must be 'ahead' or 'on-the-fly'")
+        is_store = isinstance(source, TokenStore) or Path(source).is_dir()
+        if tokenize == "on-the-fly" and is_store and not isinstance(source, TokenizedText):
+            raise ValueError(f"{source} is tokenized already: leave tokenize out, or name a text file")
         if isinstance(source, TokenStore):
             store = source
         elif Path(source).is_dir():
@@ -93,7 +111,7 @@ class TransformerDataset(Dataset[Batch]):
         elif tokenizer is None:
             raise ValueError(f"{source} is a text file and needs a tokenizer: TransformerDataset(path, tokenizer, …)")
         else:
-            store = open_corpus(
+            store = (open_text if tokenize == "on-the-fly" else open_corpus)(
                 source,
                 tokenizer,
                 cache_dir=cache_dir,
@@ -110,6 +128,18 @@ class TransformerDataset(Dataset[Batch]):
         self.store, self.seq_length, self.stride, self.chunking = store, seq_length, stride, chunking
         self.mask_documents, self.provenance = mask_documents, provenance
         self.length_buckets = None if length_buckets is None else self._checked_buckets(length_buckets)
+        self.augment, self.seed = tuple(augment), seed
+        self._augmenter = None
+        if self.augment:
+            self._augmenter = Augmenter(
+                self.augment,
+                tokenizer,
+                seed=seed,
+                chunking=chunking,
+                stride=stride,
+                mask_documents=mask_documents,
+                length_buckets=self.length_buckets,
+            )
         self.rows = self._create_rows()
 
     def _checked_buckets(self, wanted: int | Sequence[int]) -> tuple[int, ...]:
@@ -144,13 +174,19 @@ class TransformerDataset(Dataset[Batch]):
         return self.rows.row_lengths()
 
     def _create_rows(self) -> ContiguousRows | DocumentRows | PackedRows:
+        mask_documents = self.mask_documents
+        if self._augmenter is not None:
+            mask_documents = self._augmenter.mask_documents
+            rows = self._augmenter.create_rows(self.store, self.seq_length)
+            if rows is not None:
+                return rows
         if self.chunking == "packed":
             return PackedRows(self.store, self.seq_length)
         if self.chunking == "per_document":
             return DocumentRows(self.store, self.seq_length)
         if self.chunking == "sliding":
             return DocumentRows(self.store, self.seq_length, self.stride or -(-self.seq_length // 2))
-        return ContiguousRows(self.store, self.seq_length, self.stride, mask_documents=self.mask_documents)
+        return ContiguousRows(self.store, self.seq_length, self.stride, mask_documents=mask_documents)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -165,7 +201,7 @@ class TransformerDataset(Dataset[Batch]):
         """The rows of a batch in one gather; PyTorch's loaders call this with a list of row numbers."""
         rows = np.asarray(indices, dtype=np.int64)
         there = rows[rows != NO_ROW]
-        if there.size and not 0 <= there.min() <= there.max() < len(self):
+        if there.size and not (0 <= there.min() and (self.augment or there.max() < len(self))):
             wrong = int(there.min() if there.min() < 0 else there.max())
             raise IndexError(f"row {wrong} does not exist: rows go from 0 to {len(self) - 1}")
         return RowBatch(self.gather(rows))
@@ -173,10 +209,16 @@ class TransformerDataset(Dataset[Batch]):
     def gather(self, rows: np.ndarray) -> Batch:
         """Tensors (B, T) of rows int64 (B,); `NO_ROW` gives a row whose labels are all -100.
 
-        With `length_buckets`, T is the shortest of them that holds the longest of these rows.
+        With `length_buckets`, T is the shortest of them that holds the longest of these rows. With augmentations a
+        number stands for a row in an epoch: `epoch * len(dataset) + row`.
         """
         missing = rows == NO_ROW
-        arrays = self.rows.gather(np.where(missing, 0, rows) if missing.any() else rows)
+        epochs = None
+        if self._augmenter is not None:
+            epochs, rows = np.divmod(np.where(missing, 0, rows), len(self))
+            arrays = self._augmenter.gather(self.rows, rows, epochs)
+        else:
+            arrays = self.rows.gather(np.where(missing, 0, rows) if missing.any() else rows)
         if missing.any():
             for name, nothing in (("labels", IGNORE), ("document_ids", -1)):
                 if name in arrays:
@@ -190,11 +232,28 @@ class TransformerDataset(Dataset[Batch]):
             worker = get_worker_info()
             origin = np.full((len(rows), 4), -1)
             origin[:, 0], origin[:, 3] = np.where(missing, -1, rows), -1 if worker is None else worker.id
+            if epochs is not None:
+                origin[:, 1] = np.where(missing, -1, epochs)
             batch["provenance"] = torch.from_numpy(origin)
         return batch
 
+    def positions(self, rows: np.ndarray, epochs: np.ndarray) -> np.ndarray:
+        """int64 (B, T): where in the stream each input of rows int64 (B,) stands in these epochs, -1 for padding.
+
+        Augmentations that change a row's tokens are not followed.
+        """
+        if isinstance(self.rows, JitteredRows):
+            assert self._augmenter is not None
+            return self.rows.positions(rows, self._augmenter.offsets(epochs, self.seq_length))
+        return self.rows.positions(rows)
+
+    def create_sampler(self, **order: Any) -> EpochSampler:
+        """The order of the rows for `TokenLoader`; the arguments are those of `EpochSampler`."""
+        return EpochSampler(len(self), with_epoch=bool(self.augment), **order)
+
     def settings(self) -> dict[str, Any]:
         """What decides the rows: equal settings mean equal rows."""
+        augment = describe(self.augment)
         return {
             "corpus": self.store.fingerprint(),
             "seq_length": self.seq_length,
@@ -202,7 +261,7 @@ class TransformerDataset(Dataset[Batch]):
             "chunking": self.chunking,
             "mask_documents": self.mask_documents,
             "length_buckets": self.length_buckets and list(self.length_buckets),
-        }
+        } | ({"augment": augment} if augment else {})
 
     def fingerprint(self) -> str:
         """A SHA-256 over `settings()`."""
@@ -242,3 +301,13 @@ def check_count(name: str, value: object) -> None:
     """
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
         raise ValueError(f"{name}={value!r}, a whole number of at least 1 is needed")
+
+
+def check_seed(seed: object) -> None:
+    """Refuse anything but a whole number from 0 to 2**64 - 1.
+
+    Raises:
+        ValueError: with what was got.
+    """
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 1 << 64:
+        raise ValueError(f"seed={seed!r}, a whole number from 0 to 2**64 - 1 is needed")

@@ -7,6 +7,7 @@ import os
 import warnings
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,16 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
+from mt_core.augment import Augmentation
 from mt_core.corpus import OnError, SampleBy
-from mt_core.dataset import Batch, Chunking, TransformerDataset, check_count, collate_rows
-from mt_core.order import BucketBatches, EpochSampler
+from mt_core.dataset import Batch, Chunking, Tokenize, TransformerDataset, check_count, check_seed, collate_rows
+from mt_core.mixing import MixedDataset
+from mt_core.order import BucketBatches, EpochSampler, data_ranks
 from mt_core.store import TokenStore
 from mt_core.tokenizer import MicroTransformerTokenizer
 from mt_core.workers import choose_pinning, choose_workers, main_module_hidden
+
+Source = str | os.PathLike[str] | TokenStore
 
 # Small batches are gathered several at a time, up to this many tokens: each gather has a fixed cost.
 _TOKENS_PER_GATHER = 1 << 15
@@ -40,7 +45,7 @@ class TokenLoader(DataLoader[Batch]):
     labels are all -100 fill it up, so that each row still counts once.
 
     Args:
-        dataset: the rows.
+        dataset: the rows, of one source or of several, see `MixedDataset`.
         batch_size: B, rows in a batch, of all ranks together.
         token_budget: instead of batch_size, for rows with padding: rows of about one length come together, as many
             as hold this many tokens, filled up to one of `dataset.length_buckets`.
@@ -56,7 +61,7 @@ class TokenLoader(DataLoader[Batch]):
 
     def __init__(
         self,
-        dataset: TransformerDataset,
+        dataset: TransformerDataset | MixedDataset,
         *,
         batch_size: int = 16,
         token_budget: int | None = None,
@@ -81,17 +86,14 @@ class TokenLoader(DataLoader[Batch]):
             )
         if prefetch_factor is not None:
             check_count("prefetch_factor", prefetch_factor)
-        if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 1 << 64:
-            raise ValueError(f"seed={seed!r}, a whole number from 0 to 2**64 - 1 is needed")
+        check_seed(seed)
+        if dataset.augment and dataset.seed != seed:
+            raise ValueError(
+                f"the dataset augments with seed={dataset.seed}, the loader has seed={seed}: use one for both"
+            )
         policy = choose_workers(num_workers, start_method=start_method)
         if policy.num_workers < num_workers:
             warnings.warn(policy.reason, stacklevel=2)
-        if token_budget is None and drop_last and len(dataset) < batch_size:
-            raise ValueError(
-                f"corpus has {len(dataset)} rows of seq_length={dataset.seq_length}, fewer than one batch of "
-                f"batch_size={batch_size}, and incomplete batches are dropped: lower batch_size to {len(dataset)} "
-                "or less, lower seq_length, or add text"
-            )
         self.worker_policy = policy
         self.seed, self.shuffle, self.rank, self.world_size = seed, shuffle, rank, world_size
         self.global_batch_size = None if token_budget else batch_size
@@ -108,12 +110,19 @@ class TokenLoader(DataLoader[Batch]):
         order |= {"rank": rank, "world_size": world_size}
         self.order: EpochSampler | BucketBatches
         if token_budget is None:
-            self.order = EpochSampler(len(dataset), batch_size=batch_size, **order)
+            self.order = dataset.create_sampler(batch_size=batch_size, **order)
+            if not self.order.n_steps:
+                n_rows = self.order.n_rows
+                raise ValueError(
+                    f"corpus has {n_rows} rows of seq_length={dataset.seq_length}, fewer than one batch of "
+                    f"batch_size={batch_size}, and incomplete batches are dropped: lower batch_size to {n_rows} "
+                    "or less, lower seq_length, or add text"
+                )
             of_rows: dict[str, Any] = {"sampler": self.order, "batch_size": batch_size // world_size}
             of_rows["drop_last"] = drop_last
         else:
             check_count("token_budget", token_budget)
-            self.order = BucketBatches(*dataset.buckets(), token_budget, **order)
+            self.order = BucketBatches(*dataset.buckets(), token_budget, with_epoch=bool(dataset.augment), **order)
             of_rows = {"batch_sampler": self.order}
             if not len(self.order):
                 raise ValueError(f"no batch of token_budget={token_budget} is full, and incomplete ones are dropped")
@@ -206,7 +215,7 @@ class TokenLoader(DataLoader[Batch]):
                 "an iterator of this loader is running and would go on from its own place: "
                 "call load_state_dict before iter(loader)"
             )
-        for name, ours in self._identity().items():
+        for name, ours in {"augment": None, **self._identity()}.items():
             theirs = state.get(name)
             if theirs != ours:
                 raise LoaderStateError(
@@ -248,8 +257,8 @@ class TokenLoader(DataLoader[Batch]):
 
 
 def create_dataloaders(
-    train_path: str | os.PathLike[str] | TokenStore,
-    val_path: str | os.PathLike[str] | TokenStore,
+    train_path: Source | Sequence[tuple[Source, float | Fraction]],
+    val_path: Source,
     tokenizer: MicroTransformerTokenizer | None,
     batch_size: int = 16,
     seq_length: int = 128,
@@ -264,6 +273,8 @@ def create_dataloaders(
     chunking: Chunking = "contiguous",
     mask_documents: bool = False,
     length_buckets: int | Sequence[int] | None = None,
+    tokenize: Tokenize = "ahead",
+    augment: Sequence[Augmentation] = (),
     text_field: str = "text",
     sample_by: SampleBy = "document",
     on_error: OnError = "raise",
@@ -280,12 +291,14 @@ def create_dataloaders(
     epoch, and its incomplete last batch dropped; validation is in order and complete.
 
     Args:
-        train_path, val_path: JSONL or plain-text files, folders of token stores, or `TokenStore` objects.
+        train_path, val_path: JSONL or plain-text files, folders of token stores, or `TokenStore` objects. For training
+            also several with weights, [(path, 3), (path, 1)], see `MixedDataset`; an epoch is then one of the first.
         tokenizer: a `MicroTransformerTokenizer`; may be None where both are stores.
         batch_size: B, of all ranks together.
         seq_length: T.
         num_workers: processes that build batches. 0 is fastest for stored tokens; see `choose_workers`.
-        seed: chooses the training order.
+        seed: chooses the training order, and what the augmentations do.
+        augment: for training alone.
         token_budget, rank, world_size, start_method, pin_memory, prefetch_factor, persistent_workers: see
             `TokenLoader`.
         All others: see `TransformerDataset`.
@@ -295,34 +308,41 @@ def create_dataloaders(
             train and validation are the same text.
     """
     check_count("batch_size", batch_size)
-    if not isinstance(train_path, TokenStore) and not isinstance(val_path, TokenStore):
-        same = Path(train_path).exists() and Path(val_path).exists() and Path(train_path).samefile(val_path)
-        if same:
-            raise _same_corpus(str(train_path))
+    mixed = isinstance(train_path, Sequence) and not isinstance(train_path, str)
+    sources: list[tuple[Any, Any]] = list(train_path) if mixed else [(train_path, 1)]  # type: ignore[arg-type]
+    val_file = not isinstance(val_path, TokenStore) and Path(val_path).is_file()
+    for source, _ in sources:
+        paths = [path for path in (source, val_path) if not isinstance(path, TokenStore) and Path(path).exists()]
+        if len(paths) == 2 and Path(paths[0]).samefile(paths[1]):
+            raise _same_corpus(str(source))
 
-    def dataset(source: str | os.PathLike[str] | TokenStore, stride: int | None) -> TransformerDataset:
+    def dataset(source: Source, **settings: Any) -> TransformerDataset:
         return TransformerDataset(
             source,
             tokenizer,
             seq_length,
             is_jsonl=is_jsonl,
-            stride=stride,
             chunking=chunking,
             mask_documents=mask_documents,
             length_buckets=4 if length_buckets is None and token_budget is not None else length_buckets,
+            seed=seed,
             text_field=text_field,
             sample_by=sample_by,
             on_error=on_error,
             cache_dir=cache_dir,
             provenance=provenance,
+            **settings,
         )
 
     # Validation always takes each target once: with overlapping rows its loss would mean something else.
-    train, val = dataset(train_path, stride), dataset(val_path, None)
-    if train.store.fingerprint() == val.store.fingerprint():
-        raise _same_corpus(f"{train_path} and {val_path}")
+    weighted = [(dataset(path, stride=stride, tokenize=tokenize, augment=augment), weight) for path, weight in sources]
+    val = dataset(val_path, tokenize=tokenize if val_file else "ahead")
+    for (train, _), (source, _) in zip(weighted, sources, strict=True):
+        if train.store.fingerprint() == val.store.fingerprint():
+            raise _same_corpus(f"{source} and {val_path}")
+    rows = MixedDataset(weighted) if mixed else weighted[0][0]
 
-    def loader(rows: TransformerDataset, *, shuffle: bool, drop_last: bool) -> TokenLoader:
+    def loader(rows: TransformerDataset | MixedDataset, *, shuffle: bool, drop_last: bool) -> TokenLoader:
         return TokenLoader(
             rows,
             batch_size=batch_size,
@@ -339,28 +359,7 @@ def create_dataloaders(
             persistent_workers=persistent_workers,
         )
 
-    return loader(train, shuffle=True, drop_last=True), loader(val, shuffle=False, drop_last=False)
-
-
-def data_ranks(rank: int | None = None, world_size: int | None = None) -> tuple[int, int]:
-    """Which data-parallel rank this process is, of how many, both given or both as `torch.distributed` says.
-
-    Without `torch.distributed` there is one rank. Processes that have to read the same rows, as those of tensor and
-    pipeline parallelism do, are given the same rank: see `mt_core.distributed`.
-
-    Raises:
-        ValueError: one of the two is missing, or there is no such rank.
-    """
-    if rank is None and world_size is None:
-        if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-            return 0, 1
-        return torch.distributed.get_rank(), torch.distributed.get_world_size()
-    fits = all(isinstance(value, int) and not isinstance(value, bool) for value in (rank, world_size))
-    if not fits or not 0 <= rank < world_size:  # type: ignore[operator]
-        raise ValueError(
-            f"rank={rank!r}, world_size={world_size!r}: whole numbers with 0 <= rank < world_size are needed"
-        )
-    return rank, world_size  # type: ignore[return-value]
+    return loader(rows, shuffle=True, drop_last=True), loader(val, shuffle=False, drop_last=False)
 
 
 def _same_corpus(what: str) -> ValueError:
@@ -371,9 +370,10 @@ def _same_corpus(what: str) -> ValueError:
 
 
 def _stamped(batches: Iterator[Batch], epoch: int, rank: int) -> Iterator[Batch]:
-    """Fill in what workers do not know of a batch's provenance: epoch and rank."""
+    """Fill in what workers do not know of a batch's provenance: rank, and mostly the epoch."""
     for batch in batches:
-        batch["provenance"][:, 1:3] = torch.tensor([epoch, rank])
+        origin = batch["provenance"]
+        origin[:, 1], origin[:, 2] = torch.where(origin[:, 1] < 0, epoch, origin[:, 1]), rank
         yield batch
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+import torch
 from torch.utils.data import Sampler
 
 NO_ROW = -(1 << 62)  # in place of a row number: this rank has no row here
@@ -77,6 +78,8 @@ class EpochSampler(Sampler[int]):
         batch_size: rows of all ranks together in one step; a multiple of world_size.
         drop_last: leave out the steps that are not full.
         rank, world_size: which slice, of how many.
+        with_epoch: give `epoch * n_rows + row` for each row, for datasets whose rows differ from epoch to epoch: the
+            number is all that reaches a worker that stays.
     """
 
     def __init__(
@@ -89,8 +92,9 @@ class EpochSampler(Sampler[int]):
         drop_last: bool = False,
         rank: int = 0,
         world_size: int = 1,
+        with_epoch: bool = False,
     ) -> None:
-        self.n_rows, self.seed, self.shuffle = n_rows, seed, shuffle
+        self.n_rows, self.seed, self.shuffle, self.with_epoch = n_rows, seed, shuffle, with_epoch
         self.batch_size, self.rank, self.world_size = batch_size, rank, world_size
         self.n_steps = n_rows // batch_size if drop_last else -(-n_rows // batch_size)
         self.epoch = self.position = 0
@@ -108,8 +112,13 @@ class EpochSampler(Sampler[int]):
         for first in range(done, self.n_steps, n_steps):
             stop = min(first + n_steps, self.n_steps)
             start, end = first * self.batch_size, min(stop * self.batch_size, self.n_rows)
-            rows = epoch_rows(start, end, self.n_rows, seed=self.seed, epoch=epoch, shuffle=self.shuffle)
+            rows = self._numbers(start, end, epoch)
             yield rows if self.world_size == 1 else self._slices(rows, stop - first)
+
+    def _numbers(self, start: int, stop: int, epoch: int) -> np.ndarray:
+        """What stands for the rows at some positions of an epoch, int64 (stop - start,)."""
+        rows = epoch_rows(start, stop, self.n_rows, seed=self.seed, epoch=epoch, shuffle=self.shuffle)
+        return rows + epoch * self.n_rows if self.with_epoch else rows
 
     def _slices(self, rows: np.ndarray, n_steps: int) -> np.ndarray:
         """This rank's part of the rows of some steps."""
@@ -128,7 +137,7 @@ class BucketBatches(Sampler[list[int]]):
         row_lengths: int64 (rows,), tokens in each row.
         buckets: the lengths rows are filled up to, increasing; the last holds the longest row.
         token_budget: rows times bucket length stays within it in each batch of all ranks.
-        seed, shuffle, drop_last, rank, world_size: as for `EpochSampler`.
+        seed, shuffle, drop_last, rank, world_size, with_epoch: as for `EpochSampler`.
 
     Raises:
         ValueError: the budget is less than one row of each rank in the longest bucket.
@@ -145,6 +154,7 @@ class BucketBatches(Sampler[list[int]]):
         drop_last: bool = False,
         rank: int = 0,
         world_size: int = 1,
+        with_epoch: bool = False,
     ) -> None:
         if token_budget < buckets[-1] * world_size:
             raise ValueError(
@@ -152,6 +162,7 @@ class BucketBatches(Sampler[list[int]]):
                 f"{world_size} rank{'s' * (world_size > 1)}: give at least {buckets[-1] * world_size}"
             )
         self.seed, self.shuffle, self.rank, self.world_size = seed, shuffle, rank, world_size
+        self._per_epoch = len(row_lengths) if with_epoch else 0
         bucket_of = np.searchsorted(buckets, row_lengths)
         self._rows = [np.flatnonzero(bucket_of == b) for b in range(len(buckets))]
         self._sizes = [token_budget // length // world_size * world_size for length in buckets]
@@ -179,7 +190,7 @@ class BucketBatches(Sampler[list[int]]):
             positions = np.arange(chunk * size, min((chunk + 1) * size, len(rows)))
             if self.shuffle:
                 positions = permute(positions, len(rows), (self.seed, epoch, 1 + int(bucket)))
-            chosen = rows[positions]
+            chosen = rows[positions] + epoch * self._per_epoch
             if self.world_size > 1:
                 filled = np.concatenate((chosen, np.full(size - len(chosen), NO_ROW)))
                 chosen = filled.reshape(self.world_size, -1)[self.rank]
@@ -191,3 +202,24 @@ class BucketBatches(Sampler[list[int]]):
             batches = permute(batches, len(self), (self.seed, epoch, 0))
         bucket = np.searchsorted(self._firsts, batches, side="right") - 1
         return bucket, batches - self._firsts[bucket]
+
+
+def data_ranks(rank: int | None = None, world_size: int | None = None) -> tuple[int, int]:
+    """Which data-parallel rank this process is, of how many, both given or both as `torch.distributed` says.
+
+    Without `torch.distributed` there is one rank. Processes that have to read the same rows, as those of tensor and
+    pipeline parallelism do, are given the same rank: see `mt_core.distributed`.
+
+    Raises:
+        ValueError: one of the two is missing, or there is no such rank.
+    """
+    if rank is None and world_size is None:
+        if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+            return 0, 1
+        return torch.distributed.get_rank(), torch.distributed.get_world_size()
+    fits = all(isinstance(value, int) and not isinstance(value, bool) for value in (rank, world_size))
+    if not fits or not 0 <= rank < world_size:  # type: ignore[operator]
+        raise ValueError(
+            f"rank={rank!r}, world_size={world_size!r}: whole numbers with 0 <= rank < world_size are needed"
+        )
+    return rank, world_size  # type: ignore[return-value]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +31,9 @@ class TrainConfig:
         evaluate_every: steps between evaluations; None evaluates after each epoch. The last step always is.
         checkpoint_every: steps between checkpoints in `run_dir`; None writes one after each epoch.
         precision: "float32", or "bfloat16" for autocast; None takes bfloat16 on CUDA.
+        parallel: how processes share the work: "none", "ddp" (each a slice of the batch), "fsdp" (that, and a share of
+            all weights), "tensor" (each some heads), "pipeline" (each half of the blocks). None is "ddp" where
+            several run. A run may be resumed with another kind and another number of processes.
     """
 
     epochs: int = 3
@@ -46,6 +49,7 @@ class TrainConfig:
     evaluate_every: int | None = None
     checkpoint_every: int | None = None
     precision: Literal["float32", "bfloat16"] | None = None
+    parallel: Literal["none", "ddp", "fsdp", "tensor", "pipeline"] | None = None
 
     def __post_init__(self) -> None:
         counts = {"epochs": self.epochs, "accumulate": self.accumulate}
@@ -70,6 +74,10 @@ class TrainConfig:
             raise ValueError(f"optimizer={self.optimizer!r}, it must be 'adamw' or 'muon'")
         if self.precision not in (None, "float32", "bfloat16"):
             raise ValueError(f"precision={self.precision!r}, it must be 'float32', 'bfloat16' or None")
+        if self.parallel not in (None, "none", "ddp", "fsdp", "tensor", "pipeline"):
+            raise ValueError(
+                f"parallel={self.parallel!r}, it must be 'none', 'ddp', 'fsdp', 'tensor', 'pipeline' or None"
+            )
 
 
 def create_optimizers(model: nn.Module, config: TrainConfig) -> list[torch.optim.Optimizer]:
@@ -113,3 +121,20 @@ def length_pieces(step: int, warmup_steps: int) -> int:
     [8, 8, 4, 4, 2, 2, 1, 1]
     """
     return (8, 4, 2)[3 * step // warmup_steps] if step < warmup_steps else 1
+
+
+def shortened(batch: dict[str, Tensor], pieces: int) -> dict[str, Tensor]:
+    """Each row (T,) cut into `pieces` rows of equal length, or half as many where T does not allow it, and so on.
+
+    The targets are the same, with shorter prefixes.
+
+    >>> {name: t.tolist() for name, t in shortened({"labels": torch.tensor([[1, 2, 3, 4]])}, 2).items()}
+    {'labels': [[1, 2], [3, 4]]}
+    """
+    length = batch["labels"].size(1)
+    while length % pieces:
+        pieces //= 2
+    if pieces == 1:
+        return batch
+    whole = {name: tensor for name, tensor in batch.items() if name != "provenance"}  # which is of whole rows
+    return {name: tensor.reshape(len(tensor) * pieces, -1) for name, tensor in whole.items()}

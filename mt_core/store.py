@@ -1,36 +1,36 @@
-"""Documents to tokens: a memory-mapped store of token ids. Does not cut rows, shuffle or batch.
+"""A memory-mapped store of token ids. Does not read text files, cut rows, shuffle or batch.
 
 A store is a folder: `token_ids.bin` (little-endian uint16, or uint32 for vocabularies over 65,536),
 `document_ends.bin` (little-endian uint64, one past the last token of each document) and `header.json`.
 The header also says which files were read and how, so that a token can be traced to its text.
-A store is written under a temporary name, synced, and renamed when whole: a run that is killed leaves nothing
-that opens. Each document is stored as [CLS] its tokens [SEP].
+Each document is stored as [CLS] its tokens [SEP]. `prepare_corpus` (prepare.py) makes stores from files.
 """
 
 from __future__ import annotations
 
-import errno
 import hashlib
+import importlib
 import json
 import os
-import secrets
-import shutil
-import sys
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from tqdm.auto import tqdm
 
-from mt_core.corpus import OnError, Paths, SampleBy, _as_paths, iterate_documents
+from mt_core.bulk import BulkEncoder
 from mt_core.tokenizer import MicroTransformerTokenizer
 
-_FORMAT = "microtransformer-token-store"
-_VERSION = 1
-_TOKENS, _ENDS, _HEADER = "token_ids.bin", "document_ends.bin", "header.json"
-_BUFFER_TOKENS = 1 << 20
+FORMAT = "microtransformer-token-store"
+VERSION = 1
+TOKENS, ENDS, HEADER = "token_ids.bin", "document_ends.bin", "header.json"
+
+if TYPE_CHECKING:
+    from mt_core.cache import open_corpus, user_cache_dir
+    from mt_core.files import file_sha256
+    from mt_core.prepare import prepare_corpus
+
+__all__ = ["StoreError", "TokenStore", "file_sha256", "open_corpus", "prepare_corpus", "user_cache_dir"]
 
 
 class StoreError(ValueError):
@@ -126,9 +126,9 @@ class TokenStore:
         ends = np.asarray([ids.size] if document_ends is None else document_ends, dtype=np.int64)
         if ids.size and (not ends.size or ends[-1] != ids.size or (np.diff(ends, prepend=0) <= 0).any()):
             raise StoreError(f"document_ends must increase and end at {ids.size}, the number of tokens")
-        ids, ends = ids.astype(_dtype_for(vocab_size)), ends.astype("<u8")
+        ids, ends = ids.astype(dtype_for(vocab_size)), ends.astype("<u8")
         digests = (hashlib.sha256(ids.data), hashlib.sha256(ends.data))
-        return cls(ids, ends, _header(vocab_size, None, pad_token_id, ids.size, ends.size, digests, []))
+        return cls(ids, ends, make_header(vocab_size, None, pad_token_id, ids.size, ends.size, digests, []))
 
     @classmethod
     def from_documents(cls, documents: Iterable[str], tokenizer: MicroTransformerTokenizer) -> TokenStore:
@@ -139,12 +139,13 @@ class TokenStore:
         """
         if isinstance(documents, str):
             raise TypeError("documents is one string; from_documents needs a list of strings")
-        pieces = [np.array(tokenizer.token_ids(text), dtype=_dtype_for(len(tokenizer))) for text in documents]
+        encoder = BulkEncoder(tokenizer)
+        pieces = [encoder.document(text).astype(dtype_for(len(tokenizer))) for text in documents]
         if not pieces:
             raise StoreError("there are no documents: the list is empty")
         ids, ends = np.concatenate(pieces), np.cumsum([len(piece) for piece in pieces]).astype(np.uint64)
         digests = (hashlib.sha256(ids.data), hashlib.sha256(ends.data))
-        header = _header(
+        header = make_header(
             len(tokenizer), tokenizer.fingerprint(), tokenizer.pad_token_id, ids.size, ends.size, digests, []
         )
         return cls(ids, ends, header)
@@ -160,14 +161,14 @@ class TokenStore:
         """
         path = Path(path)
         header = _read_header(path)
-        sizes = {_TOKENS: header["n_tokens"] * np.dtype(header["dtype"]).itemsize, _ENDS: header["n_documents"] * 8}
+        sizes = {TOKENS: header["n_tokens"] * np.dtype(header["dtype"]).itemsize, ENDS: header["n_documents"] * 8}
         for name, needed in sizes.items():
             found = (path / name).stat().st_size if (path / name).is_file() else None
             if found != needed:
                 got = "is missing" if found is None else f"has {found} bytes"
                 raise StoreError(f"{path / name} {got}, the header promises {needed}: prepare the corpus again")
-        token_ids = _map(path / _TOKENS, header["dtype"])
-        document_ends = _map(path / _ENDS, "<u8")
+        token_ids = _map(path / TOKENS, header["dtype"])
+        document_ends = _map(path / ENDS, "<u8")
         if int(document_ends[-1]) != header["n_tokens"]:
             raise StoreError(
                 f"{path}: the last document ends at {document_ends[-1]}, but there are {header['n_tokens']} tokens: "
@@ -199,177 +200,7 @@ class TokenStore:
         return f"TokenStore({len(self):,} tokens, {self.n_documents:,} documents, {self.token_ids.dtype}, {where})"
 
 
-def prepare_corpus(
-    paths: Paths,
-    out_dir: str | os.PathLike[str],
-    tokenizer: MicroTransformerTokenizer,
-    *,
-    is_jsonl: bool | None = None,
-    text_field: str = "text",
-    sample_by: SampleBy = "document",
-    on_error: OnError = "raise",
-) -> TokenStore:
-    """Tokenize files into a store on disk, document by document, in memory that does not grow with the corpus.
-
-    The arguments after `tokenizer` are those of `read_documents`. A progress bar appears after two seconds.
-
-    Raises:
-        CorpusError: a file or record cannot be used.
-        StoreError: `out_dir` exists already, the files hold no text, or the disk is full. Nothing is left behind.
-    """
-    out_dir, files = Path(out_dir), _as_paths(paths)
-    if out_dir.exists():
-        raise StoreError(f"{out_dir} exists already: open it with TokenStore.open, or choose another folder")
-    partial = out_dir.with_name(f"{out_dir.name}.partial-{os.getpid()}-{secrets.token_hex(4)}")
-    try:
-        partial.mkdir(parents=True)
-        _write_store(
-            partial, files, tokenizer, is_jsonl=is_jsonl, text_field=text_field, sample_by=sample_by, on_error=on_error
-        )
-        _rename_folder(partial, out_dir)
-    except OSError as error:
-        what = "the disk is full" if error.errno == errno.ENOSPC else (error.strerror or str(error))
-        raise StoreError(
-            f"cannot write the store {out_dir} ({what}): nothing was kept; free space or move it"
-        ) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    return TokenStore.open(out_dir)
-
-
-def open_corpus(
-    path: str | os.PathLike[str],
-    tokenizer: MicroTransformerTokenizer,
-    *,
-    cache_dir: str | os.PathLike[str] | None = None,
-    is_jsonl: bool | None = None,
-    text_field: str = "text",
-    sample_by: SampleBy = "document",
-    on_error: OnError = "raise",
-) -> TokenStore:
-    """The store of one text file, made on first use and kept in a cache beside the file.
-
-    The cache's name holds a fingerprint of the file's bytes, the tokenizer and the reading rules: change any
-    and a new store is made. Two processes that start at once each write their own and keep the first that is whole.
-
-    Args:
-        cache_dir: where to keep it; by default a folder `.mt_cache` beside the file, or in the user's cache
-            directory where that place cannot be written to.
-    """
-    path = _as_paths(path)[0]
-    rules = [
-        _FORMAT,
-        _VERSION,
-        file_sha256(path),
-        tokenizer.fingerprint(),
-        is_jsonl,
-        text_field,
-        sample_by,
-        on_error,
-    ]
-    key = hashlib.sha256(json.dumps(rules).encode()).hexdigest()[:16]
-    folder = Path(cache_dir) if cache_dir is not None else _cache_beside(path)
-    target = folder / f"{path.name}-{key}"
-    made_here = not folder.exists()
-    if target.exists():
-        try:
-            return TokenStore.open(target)
-        except StoreError:
-            shutil.rmtree(target, ignore_errors=True)  # a cache may always be made anew
-    try:
-        return prepare_corpus(
-            path,
-            target,
-            tokenizer,
-            is_jsonl=is_jsonl,
-            text_field=text_field,
-            sample_by=sample_by,
-            on_error=on_error,
-        )
-    except StoreError:
-        if (target / _HEADER).exists():  # another process was first
-            return TokenStore.open(target)
-        raise
-    finally:
-        if made_here:
-            with suppress(OSError):  # it holds the store, unless something went wrong
-                folder.rmdir()
-
-
-def user_cache_dir() -> Path:
-    """The user's cache directory for this project, by the rules of the system; MICROTRANSFORMER_CACHE overrides it."""
-    chosen = os.environ.get("MICROTRANSFORMER_CACHE")
-    if chosen:
-        return Path(chosen).expanduser().absolute()
-    by_system = {
-        "win32": (os.environ.get("LOCALAPPDATA", ""), Path.home() / "AppData" / "Local"),
-        "darwin": ("", Path.home() / "Library" / "Caches"),
-    }
-    named, usual = by_system.get(sys.platform, (os.environ.get("XDG_CACHE_HOME", ""), Path.home() / ".cache"))
-    base = Path(named) if os.path.isabs(named) else usual  # the XDG specification: a relative one is ignored
-    return base / "microtransformer"
-
-
-def _cache_beside(path: Path) -> Path:
-    beside = path.parent / ".mt_cache"
-    writable = os.access(beside if beside.exists() else path.parent, os.W_OK)
-    return beside if writable else user_cache_dir() / "stores"
-
-
-def _write_store(folder: Path, files: list[Path], tokenizer: MicroTransformerTokenizer, **reading: Any) -> None:
-    dtype = _dtype_for(len(tokenizer))
-    digests = (hashlib.sha256(), hashlib.sha256())
-    n_tokens = n_documents = 0
-    sources, paths = [], []
-    with (
-        (folder / _TOKENS).open("wb") as tokens_file,
-        (folder / _ENDS).open("wb") as ends_file,
-        tqdm(desc="tokenizing", unit="B", unit_scale=True, delay=2) as progress,
-    ):
-
-        def flush(pieces: list[list[int]]) -> None:
-            nonlocal n_tokens
-            lengths = np.array([len(piece) for piece in pieces], dtype=np.uint64)
-            ids = np.concatenate([np.array(piece, dtype=dtype) for piece in pieces])
-            ends = (np.cumsum(lengths) + np.uint64(n_tokens)).astype("<u8")
-            for array, file, digest in ((ids, tokens_file, digests[0]), (ends, ends_file, digests[1])):
-                file.write(array.data)
-                digest.update(array.data)
-            n_tokens += int(lengths.sum())
-
-        pieces: list[list[int]] = []
-        waiting = 0
-        for file in files:
-            before = n_documents
-            for document in iterate_documents(file, **reading):
-                pieces.append(tokenizer.token_ids(document.text))
-                n_documents += 1
-                waiting += len(pieces[-1])
-                progress.update(len(document.text))
-                if waiting >= _BUFFER_TOKENS:
-                    flush(pieces)
-                    pieces, waiting = [], 0
-            sources.append({"name": file.name, "documents": n_documents - before})
-            paths.append(_relative_to(file, folder))
-        if pieces:
-            flush(pieces)
-        for written in (tokens_file, ends_file):
-            written.flush()
-            os.fsync(written.fileno())
-    if n_documents == 0:
-        names = ", ".join(str(file) for file in files)
-        raise StoreError(f"{names}: no text found (empty, or white space alone): a corpus needs at least one document")
-    header = _header(
-        len(tokenizer), tokenizer.fingerprint(), tokenizer.pad_token_id, n_tokens, n_documents, digests, sources
-    ) | {"reading": {"paths": paths, **reading}}
-    with (folder / _HEADER).open("w", encoding="utf-8", newline="\n") as out:
-        json.dump(header, out, indent=2)
-        out.write("\n")
-        out.flush()
-        os.fsync(out.fileno())
-
-
-def _header(
+def make_header(
     vocab_size: int,
     tokenizer_hash: str | None,
     pad_token_id: int,
@@ -379,9 +210,9 @@ def _header(
     sources: list[dict[str, Any]],
 ) -> dict[str, Any]:
     return {
-        "format": _FORMAT,
-        "version": _VERSION,
-        "dtype": _dtype_for(vocab_size).str,
+        "format": FORMAT,
+        "version": VERSION,
+        "dtype": dtype_for(vocab_size).str,
         "vocab_size": vocab_size,
         "pad_token_id": pad_token_id,
         "tokenizer_hash": tokenizer_hash,
@@ -393,41 +224,33 @@ def _header(
     }
 
 
-def _relative_to(file: Path, folder: Path) -> str:
-    """The way from one to the other, so that they can be moved together; the full path where there is none."""
-    try:
-        return Path(os.path.relpath(file, folder)).as_posix()
-    except ValueError:  # another drive of Windows
-        return file.absolute().as_posix()
-
-
 def _read_header(path: Path) -> dict[str, Any]:
-    file = path / _HEADER
+    file = path / HEADER
     if not file.is_file():
         raise StoreError(
-            f"{path} is not a token store (no {_HEADER}): make one with prepare_corpus(files, folder, tokenizer)"
+            f"{path} is not a token store (no {HEADER}): make one with prepare_corpus(files, folder, tokenizer)"
         )
     try:
         header = json.loads(file.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise StoreError(f"{file} is damaged ({error}): prepare the corpus again") from None
-    if not isinstance(header, dict) or header.get("format") != _FORMAT:
+    if not isinstance(header, dict) or header.get("format") != FORMAT:
         raise StoreError(f"{file} is not the header of a token store: prepare the corpus again")
-    if header.get("version") != _VERSION:
-        raise StoreError(f"{file} has version {header.get('version')!r}, this program reads version {_VERSION}")
+    if header.get("version") != VERSION:
+        raise StoreError(f"{file} has version {header.get('version')!r}, this program reads version {VERSION}")
     kinds: dict[str, type] = {"vocab_size": int, "pad_token_id": int, "n_tokens": int, "n_documents": int}
     kinds |= {"dtype": str, "token_ids_sha256": str, "document_ends_sha256": str, "sources": list}
     wrong = [name for name, kind in kinds.items() if type(header.get(name)) is not kind]
     if not wrong and (min(header["n_tokens"], header["n_documents"], header["vocab_size"]) < 1):
         wrong = ["n_tokens"]
-    if not wrong and header["dtype"] != _dtype_for(header["vocab_size"]).str:
+    if not wrong and header["dtype"] != dtype_for(header["vocab_size"]).str:
         wrong = ["dtype"]
     if wrong or not isinstance(header.get("tokenizer_hash"), str | None):
         raise StoreError(f"{file}: {(wrong or ['tokenizer_hash'])[0]} is missing or wrong: prepare the corpus again")
     return header
 
 
-def _dtype_for(vocab_size: int) -> np.dtype:
+def dtype_for(vocab_size: int) -> np.dtype:
     """The narrowest little-endian type that holds every id: 65,536 entries still fit 16 bits."""
     return np.dtype("<u2") if vocab_size <= 1 << 16 else np.dtype("<u4")
 
@@ -436,18 +259,9 @@ def _map(file: Path, dtype: str) -> np.ndarray:
     return np.memmap(file, dtype=dtype, mode="r").view(np.ndarray)  # plain ndarray: indexing memmap costs more
 
 
-def _rename_folder(partial: Path, target: Path) -> None:
-    if os.name == "posix":  # make the rename itself durable, and the files' names before it
-        for folder in (partial, target.parent):
-            descriptor = os.open(folder, os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
-    partial.rename(target)
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file's bytes, as 64 hexadecimal digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def __getattr__(name: str) -> Any:
+    # They make stores, so their modules import this one, and are imported here when asked for.
+    modules = {"prepare_corpus": "prepare", "open_corpus": "cache", "user_cache_dir": "cache", "file_sha256": "files"}
+    if name not in modules:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"mt_core.{modules[name]}"), name)

@@ -48,7 +48,7 @@ class ContiguousRows:
         last_row = min(-(-self._last_start // self.stride), (n_tokens - 2) // self.stride)
         self._n_rows = last_row + 1
         self._masked = max(last_row * self.stride - self._last_start, 0)  # by how much the last row is moved back
-        self._windows = sliding_window_view(store.token_ids, seq_length + 1)
+        self._windows = _windows(store.token_ids, seq_length + 1)
         self._document_ends = store.document_ends if mask_documents else None
 
     def __len__(self) -> int:
@@ -64,17 +64,56 @@ class ContiguousRows:
 
     def gather(self, rows: np.ndarray) -> Rows:
         """`input_ids` and `labels`, int64 (B, T), of rows int64 (B,); with `mask_documents` the other two as well."""
-        window = self._windows[self.starts(rows)]  # (B, T + 1), a copy in the store's narrow type
-        labels = window[:, 1:].astype(np.int64)
+        batch = self._read(self.starts(rows))
         if self._masked and rows.max() == self._n_rows - 1:
-            labels[rows == self._n_rows - 1, : self._masked] = IGNORE
-        batch = {"input_ids": window[:, :-1].astype(np.int64), "labels": labels}
+            batch["labels"][rows == self._n_rows - 1, : self._masked] = IGNORE
+        return batch
+
+    def _read(self, starts: np.ndarray) -> Rows:
+        window = self._windows[starts]  # (B, T + 1), a copy in the store's narrow type
+        batch = {"input_ids": window[:, :-1].astype(np.int64), "labels": window[:, 1:].astype(np.int64)}
         if self._document_ends is not None:
-            where = self.positions(rows)
+            where = starts[:, None] + np.arange(self.seq_length)
             documents = np.searchsorted(self._document_ends, where, side="right")
             begins = np.where(documents > 0, self._document_ends[documents - 1].astype(np.int64), 0)
             batch["position_ids"] = where - np.maximum(begins, where[:, :1])
             batch["document_ids"] = documents
+        return batch
+
+
+class JitteredRows(ContiguousRows):
+    """Contiguous rows whose cuts lie elsewhere in each epoch: all `offset` tokens earlier, the first row shorter.
+
+    Row k is asked the targets from `k * T - offset` on, T of them, the first and the last row fewer; what else such a
+    row holds has label -100. So every target is still asked exactly once, whatever the offset. There is one row more
+    than without jitter, and each has at least one target.
+
+    >>> rows = JitteredRows(TokenStore.from_token_ids(range(9), vocab_size=9), seq_length=4)
+    >>> rows.gather(np.arange(len(rows)), offsets=np.full(3, 1))["labels"].tolist()
+    [[1, 2, 3, -100], [4, 5, 6, 7], [-100, -100, -100, 8]]
+    """
+
+    def __init__(self, store: TokenStore, seq_length: int, *, mask_documents: bool = False) -> None:
+        super().__init__(store, seq_length, mask_documents=mask_documents)
+        self._n_rows += seq_length > 1  # rows of one token cannot be shifted
+
+    def _targets_before(self, rows: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+        """How many targets the earlier rows are asked; each of the later ones is left one at least."""
+        left = self._last_start + self.seq_length - (self._n_rows - rows)
+        return np.where(rows > 0, np.minimum(rows * self.seq_length - offsets, left), 0)
+
+    def positions(self, rows: np.ndarray, offsets: np.ndarray | None = None) -> np.ndarray:
+        """As for contiguous rows, with the offset of each row, int64 (B,), from 0 to T - 1; None is 0."""
+        begins = self._targets_before(rows, np.zeros_like(rows) if offsets is None else offsets)
+        return np.minimum(begins, self._last_start)[:, None] + np.arange(self.seq_length)
+
+    def gather(self, rows: np.ndarray, offsets: np.ndarray | None = None) -> Rows:
+        """As for contiguous rows, with the offset of each row, int64 (B,), from 0 to T - 1; None is 0."""
+        offsets = np.zeros_like(rows) if offsets is None else offsets
+        begins, ends = (self._targets_before(some, offsets)[:, None] for some in (rows, rows + 1))
+        where = self.positions(rows, offsets)
+        batch = self._read(where[:, 0])
+        batch["labels"][(where < begins) | (where >= ends)] = IGNORE
         return batch
 
 
@@ -135,10 +174,10 @@ class _PieceRows:
         """`input_ids`, `labels`, `position_ids` (from 0 in each piece) and `document_ids`, int64 (B, T)."""
         where, place, piece = self._laid_out(rows)
         padding = where < 0
-        labels = self._token_ids[where + 1].astype(np.int64)
+        read = np.where(padding, where[:, :1], where)  # for padding a token of the row: no other document is touched
+        input_ids, labels = self._token_ids[np.stack((read, read + 1))].astype(np.int64)
         hidden = padding if self._masked is None else padding | (place < self._masked[piece])
         labels[hidden] = IGNORE
-        input_ids = self._token_ids[where].astype(np.int64)
         input_ids[padding] = self.pad_token_id
         documents = np.where(padding, -1, self._documents[piece])
         return {"input_ids": input_ids, "labels": labels, "position_ids": place, "document_ids": documents}
@@ -266,6 +305,13 @@ def _put(room: list[list[np.ndarray]], has_room: np.ndarray, left: int, bins: np
     if left and len(bins):
         room[left].append(bins)
         has_room[left] = True
+
+
+def _windows(token_ids: np.ndarray, width: int) -> np.ndarray:
+    """What gives, indexed by starts int64 (B,), the tokens (B, width) from each start on."""
+    if isinstance(token_ids, np.ndarray):
+        return sliding_window_view(token_ids, width)
+    return token_ids.windows(width)  # tokens that are made when asked for, see `mt_core.on_the_fly`
 
 
 def _documents(store: TokenStore) -> tuple[np.ndarray, np.ndarray]:

@@ -3,23 +3,43 @@
 import codecs
 import gzip
 import json
+import sys
 from pathlib import Path
+from typing import Any
 
+import fsspec
+import pyarrow
+import pyarrow.parquet
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mt_core import CorpusError, CorpusWarning, read_documents
 from mt_core.corpus import iterate_documents
+from mt_core.files import find_files
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
 
 POEM = "One line.\nTwo lines.\n\n\nAnother block.\n  \nThe end"
 
 
 def write(folder: Path, name: str, data: str | bytes) -> Path:
-    """A file with these bytes; packed when its name ends in .gz."""
+    """A file with these bytes; packed when its name ends in .gz or .zst."""
     raw = data.encode("utf-8") if isinstance(data, str) else data
     path = folder / name
-    path.write_bytes(gzip.compress(raw) if path.suffix.lower() == ".gz" else raw)
+    pack = {".gz": gzip.compress, ".zst": zstd.compress}.get(path.suffix.lower(), bytes)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(pack(raw))
+    return path
+
+
+def write_parquet(path: Path, texts: list[Any], **settings: Any) -> Path:
+    """A Parquet file with a column `text` beside another."""
+    table = pyarrow.table({"id": list(range(len(texts))), "text": texts})
+    pyarrow.parquet.write_table(table, path, **settings)
     return path
 
 
@@ -31,7 +51,7 @@ def write(folder: Path, name: str, data: str | bytes) -> Path:
         ("line", ["One line.", "Two lines.", "Another block.", "The end"], [1, 2, 5, 7]),
     ],
 )
-@pytest.mark.parametrize("name", ["poem.txt", "poem.txt.gz", "poem"])
+@pytest.mark.parametrize("name", ["poem.txt", "poem.txt.gz", "poem", "poem.txt.zst"])
 def test_plain_text_three_ways(
     tmp_path: Path, name: str, sample_by: str, documents: list[str], lines: list[int]
 ) -> None:
@@ -52,7 +72,7 @@ def test_a_whole_file_keeps_its_line_ends(tmp_path: Path) -> None:
     assert list(read_documents(write(tmp_path, "a.txt", text))) == [text]
 
 
-@pytest.mark.parametrize("name", ["a.jsonl", "a.ndjson", "a.json", "A.JSONL", "a.jsonl.gz"])
+@pytest.mark.parametrize("name", ["a.jsonl", "a.ndjson", "a.json", "A.JSONL", "a.jsonl.gz", "a.jsonl.zst"])
 def test_a_suffix_says_jsonl(tmp_path: Path, name: str) -> None:
     assert list(read_documents(write(tmp_path, name, '{"text": "a"}\n{"id": 1, "text": "b\\nc"}'))) == ["a", "b\nc"]
 
@@ -97,6 +117,76 @@ def test_several_files_in_the_order_given(tmp_path: Path) -> None:
     paths = [write(tmp_path, "z.txt", "first"), write(tmp_path, "a.jsonl", '{"text": "second"}')]
     assert list(read_documents(paths)) == ["first", "second"]
     assert list(read_documents([str(path) for path in reversed(paths)])) == ["second", "first"]
+
+
+def test_a_folder_gives_its_corpus_files_by_name_and_a_pattern_whatever_fits(tmp_path: Path) -> None:
+    for name in ("b/two.jsonl", "a.txt", "b/one.txt.gz", "b/notes.md", ".hidden/x.txt", "b/.x.txt", "c.json.zst"):
+        write(tmp_path, name, json.dumps({"text": name}) if "json" in name else name)
+    assert list(read_documents(tmp_path)) == ["a.txt", "b/one.txt.gz", "b/two.jsonl", "c.json.zst"]
+    assert list(read_documents(tmp_path / "b" / "*")) == ["b/notes.md", "b/one.txt.gz", "b/two.jsonl"]
+    assert list(read_documents([tmp_path / "**" / "*.txt", tmp_path / "a.t?t"])) == ["a.txt", "a.txt"]
+
+
+def test_a_name_that_looks_like_a_pattern_is_a_name_if_there_is_such_a_file(tmp_path: Path) -> None:
+    assert list(read_documents(write(tmp_path, "a[1].txt", "one"))) == ["one"]
+
+
+def test_a_column_of_a_parquet_file(tmp_path: Path) -> None:
+    texts = ["Größe", "two\n\nblocks", " ", "", "four"]
+    path = write_parquet(tmp_path / "a.parquet", texts, row_group_size=2)
+    found = [(document.text, document.line) for document in iterate_documents(path)]
+    assert found == [("Größe", 1), ("two\n\nblocks", 2), ("four", 5)]
+    with pytest.raises(CorpusError, match=r"no column 'body' \(found 'id', 'text'\): name one with text_field="):
+        list(read_documents(path, text_field="body"))
+
+
+def test_a_bad_row_of_a_parquet_file_is_named(tmp_path: Path) -> None:
+    path = write_parquet(tmp_path / "a.parquet", ["a", None, "c"])
+    with pytest.raises(CorpusError, match=r"a\.parquet, row 2: column 'text' holds NoneType, a string is needed"):
+        list(read_documents(path))
+    with pytest.warns(CorpusWarning, match="skipped 1"):
+        assert list(read_documents(path, on_error="skip")) == ["a", "c"]
+    bad = pyarrow.array([b"fine", b"\xff"], pyarrow.binary()).view(pyarrow.utf8())
+    pyarrow.parquet.write_table(pyarrow.table({"text": bad}), path)
+    with pytest.raises(CorpusError, match="row 2: byte 0xff is not valid UTF-8"):
+        list(read_documents(path))
+
+
+@pytest.mark.parametrize("cut", [3, 60])
+def test_a_parquet_file_cut_short(tmp_path: Path, cut: int) -> None:
+    path = write_parquet(tmp_path / "a.parquet", ["a" * 100] * 50)
+    path.write_bytes(path.read_bytes()[:-cut])
+    with pytest.raises(CorpusError, match="is no readable Parquet file"):
+        list(read_documents(path))
+
+
+def test_urls_are_read_through_fsspec() -> None:
+    memory = fsspec.filesystem("memory")
+    for name, data in {"b.txt": b"two", "a.jsonl": b'{"text": "one"}', "c.txt.gz": gzip.compress(b"three")}.items():
+        memory.pipe(f"/corpus/{name}", data)
+    try:
+        assert list(read_documents("memory://corpus/b.txt")) == ["two"]
+        assert list(read_documents("memory://corpus")) == ["one", "two", "three"]
+        assert find_files("memory://corpus/*.txt*") == ["memory:///corpus/b.txt", "memory:///corpus/c.txt.gz"]
+        assert next(iterate_documents("memory://corpus/b.txt")).path == "memory://corpus/b.txt"
+        with pytest.raises(CorpusError, match=r"memory://corpus/d\.txt: no such file there"):
+            find_files("memory://corpus/d.txt")
+    finally:
+        memory.rm("/corpus", recursive=True)
+    with pytest.raises(CorpusError, match="fsspec cannot open this URL"):
+        find_files("nowhere://a.txt")
+
+
+@pytest.mark.parametrize(
+    "name, module", [("a.txt.zst", "backports.zstd"), ("a.parquet", "pyarrow"), ("memory://a", "fsspec")]
+)
+def test_what_to_install_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, module: str) -> None:
+    source = name if "://" in name else write(tmp_path, name, "a")
+    if module == "backports.zstd" and sys.version_info >= (3, 14):
+        module = "compression.zstd"
+    monkeypatch.setitem(sys.modules, module, None)  # importing it fails
+    with pytest.raises(CorpusError, match=r'needs the package .*: pip install "microtransformer\[big\]"'):
+        list(read_documents(source))
 
 
 def test_a_pair_of_surrogate_escapes_is_one_character(tmp_path: Path) -> None:
@@ -208,18 +298,32 @@ def test_a_gzip_file_cut_short_is_an_error_with_its_line(tmp_path: Path, on_erro
     assert 0 < len(read) < 5000 and caught.value.line == len(read) + 1
 
 
+def test_a_zstandard_file_cut_short_or_damaged(tmp_path: Path) -> None:
+    path = write(tmp_path, "a.txt.zst", "text " * 1000)
+    whole = path.read_bytes()
+    for damaged in (whole[:-3], b"plain text"):
+        path.write_bytes(damaged)
+        with pytest.raises(CorpusError, match=r"line 1: the Zstandard file is damaged .*get it again"):
+            list(read_documents(path))
+    path.write_bytes(whole + zstd.compress(b"more"))  # frames one after the other are one file
+    assert list(read_documents(path)) == ["text " * 1000 + "more"]
+
+
 def test_a_file_named_gz_that_is_not(tmp_path: Path) -> None:
     (tmp_path / "a.txt.gz").write_bytes(b"plain text")
     with pytest.raises(CorpusError, match="the gzip file is damaged"):
         list(read_documents(tmp_path / "a.txt.gz"))
 
 
-def test_missing_files_and_folders_are_named_before_anything_is_read(tmp_path: Path) -> None:
+def test_missing_files_are_named_before_anything_is_read(tmp_path: Path) -> None:
     good = write(tmp_path, "a.txt", "a")
     with pytest.raises(CorpusError, match=r"b\.txt: no such file \(looked in "):
         next(read_documents([good, tmp_path / "b.txt"]))
-    with pytest.raises(CorpusError, match="is a folder, a file is needed"):
-        next(read_documents([good, tmp_path]))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(CorpusError, match=r"empty: is a folder without files that end in .*\.jsonl.*name files"):
+        next(read_documents([good, tmp_path / "empty"]))
+    with pytest.raises(CorpusError, match=r"\*\.jsonl: no file fits this pattern"):
+        next(read_documents([good, tmp_path / "*.jsonl"]))
     with pytest.raises(ValueError, match="paths is empty"):
         next(read_documents([]))
 

@@ -4,6 +4,7 @@ Does not install anything: it compares the three files with each other and with 
 """
 
 import importlib.metadata
+import importlib.util
 import tomllib
 from pathlib import Path
 
@@ -14,11 +15,14 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 ROOT = Path(__file__).resolve().parents[1]
-CONDA_NAMES = {"torch": "pytorch", "matplotlib": "matplotlib-base"}  # the others are called the same
+CONDA_NAMES = {"torch": "pytorch", "matplotlib": "matplotlib-base", "backports-zstd": "backports.zstd"}  # the others are called the same
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 COURSE = [Requirement(line) for line in [*PROJECT["dependencies"], *EXTRAS["lab"], *EXTRAS["test"]]]
-DIRECT = [*COURSE, *map(Requirement, EXTRAS["peers"])]
+BROWSER = list(map(Requirement, EXTRAS["browser"]))
+DIRECT = [*COURSE, *map(Requirement, EXTRAS["peers"]), *BROWSER]
+# `make test` does without the browser tests' own packages; where `make test-browser` ran they are checked too.
+HAS_BROWSER = importlib.util.find_spec("playwright") is not None
 LINES = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
 PINS = {canonicalize_name(pin.name): pin for pin in map(Requirement, (s for s in LINES if s and s[0] != "#"))}
 RENEW = "renew constraints.txt as its first lines say"
@@ -34,7 +38,8 @@ def installed_closure() -> dict[str, str]:
     What torch requires with `==` (the CUDA libraries of its Linux build) is pinned by torch itself.
     """
     found: dict[str, str] = {}
-    queue = [(requirement, "") for requirement in DIRECT if requirement.marker is None or requirement.marker.evaluate()]
+    wanted = DIRECT if HAS_BROWSER else [requirement for requirement in DIRECT if requirement not in BROWSER]
+    queue = [(requirement, "") for requirement in wanted if requirement.marker is None or requirement.marker.evaluate()]
     while queue:
         requirement, wanted_by = queue.pop()
         name = canonicalize_name(requirement.name)
@@ -76,6 +81,8 @@ def test_everything_installed_for_the_course_is_pinned_and_nothing_else() -> Non
     closure = installed_closure()
     assert closure.keys() - here == set(), f"installed for the course, but not pinned: {RENEW}"
     elsewhere = {"pexpect", "ptyprocess"}  # needed wherever there is a Unix terminal
+    if not HAS_BROWSER:
+        elsewhere |= {"axe-playwright-python", "greenlet", "playwright"}
     assert here - closure.keys() <= elsewhere, f"pinned, but nothing needs it: {RENEW}"
 
 

@@ -75,6 +75,14 @@ def test_names_are_moved_apart_and_no_further(values: list[float], gap: float, e
     assert spread(values, gap) == pytest.approx(expected)
 
 
+def test_a_piece_of_a_row_is_numbered_by_its_places_in_the_row() -> None:
+    ax = plot_row("abc", "bcd", first=32, place=33)
+    assert [text.get_text() for text in ax.texts if text.get_text().isdigit()] == ["32", "33", "34"]
+    assert ax.get_title(loc="left") == "What does place 33 see?"
+    with pytest.raises(ValueError, match="place 1 does not exist: places go from 32 to 34"):
+        plot_row("abc", "bcd", first=32, place=1)
+
+
 def test_a_row_shows_inputs_over_labels() -> None:
     ax = plot_row(["a", " b", "c"], ["b", "c", None])
     assert [t for t in texts(ax) if t not in ("", "0", "1", "2")] == [

@@ -101,6 +101,19 @@ def test_only_the_tests_install_what_only_they_need_and_nothing_takes_it_away(ma
     assert ".[lab,test,peers]" in machine.calls[-1] and machine.steps == ["pip"]
 
 
+def test_the_browser_tests_bring_what_drives_a_browser_beside_what_was_there(machine: Machine, monkeypatch) -> None:
+    monkeypatch.setattr(start.subprocess, "run", lambda *a, **k: SimpleNamespace(returncode=0, stdout=b"3.12\n"))
+    start.main(["test"])
+    machine.calls.clear()
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    start.main(["test-browser"])
+    assert ".[lab,test,browser,peers]" in machine.calls[-1] and machine.steps == ["pip"]
+    start.main(["test"])
+    assert machine.steps == []
+    command, env = machine.ran[1]
+    assert command[3:] == ["-n", "2", "--dist", "loadgroup", "tests/browser"] and env["OMP_NUM_THREADS"] == "1"
+
+
 @pytest.mark.parametrize("dies", [True, False], ids=["killed", "failed"])
 @pytest.mark.parametrize("step", ["venv", "pip"])
 def test_an_interrupted_set_up_is_made_anew(machine: Machine, step: str, dies: bool) -> None:

@@ -1,11 +1,9 @@
-"""Documents to tokens on disk: the same bytes each time, whole or not there at all, and never quietly wrong."""
+"""A store of tokens: what is in it, how wide ids are, and what does not open. test_prepare.py has how it is made."""
 
 import hashlib
 import json
 import os
 import pickle
-import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -15,8 +13,6 @@ import numpy as np
 import pytest
 
 from mt_core import CorpusWarning, MicroTransformerTokenizer, StoreError, TokenStore, prepare_corpus
-from mt_core import store as store_module
-from mt_core.store import open_corpus
 
 FILES = ["document_ends.bin", "header.json", "token_ids.bin"]
 
@@ -59,20 +55,6 @@ def test_in_memory_and_mapped_hold_the_same(
 
 def test_each_end_of_a_document_is_a_sep_and_no_other_token_is(mapped: TokenStore) -> None:
     assert np.flatnonzero(mapped.token_ids == 2).tolist() == [int(end) - 1 for end in mapped.document_ends]
-
-
-def test_the_same_input_gives_the_same_bytes(
-    mapped: TokenStore,
-    tokenizer: MicroTransformerTokenizer,
-    corpus: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Also when it is written in pieces of a few tokens instead of one."""
-    monkeypatch.setattr(store_module, "_BUFFER_TOKENS", 8)
-    prepare_corpus(corpus, tmp_path / "again", tokenizer)
-    for name in FILES:
-        assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "store" / name).read_bytes(), name
 
 
 def test_the_reading_rules_reach_the_files(tokenizer: MicroTransformerTokenizer, tmp_path: Path) -> None:
@@ -226,177 +208,6 @@ def test_document_ends_that_contradict_the_header_are_refused(store_folder: Path
     (store_folder / "document_ends.bin").write_bytes(ends.tobytes())
     with pytest.raises(StoreError, match="the last document ends at"):
         TokenStore.open(store_folder)
-
-
-# -- writing that goes wrong --------------------------------------------------------------------------------
-
-
-def test_an_existing_folder_is_left_alone(
-    mapped: TokenStore, tokenizer: MicroTransformerTokenizer, corpus: Path
-) -> None:
-    assert mapped.path is not None
-    with pytest.raises(StoreError, match="exists already"):
-        prepare_corpus(corpus, mapped.path, tokenizer)
-    mapped.verify()
-
-
-@pytest.mark.parametrize("moment", ["while tokenizing", "before the header", "before the rename"])
-def test_an_error_leaves_nothing_behind(
-    tokenizer: MicroTransformerTokenizer, corpus: Path, monkeypatch: pytest.MonkeyPatch, moment: str
-) -> None:
-    def fails(*_: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    target = {"while tokenizing": "token_ids", "before the header": "_header", "before the rename": "_rename_folder"}
-    monkeypatch.setattr(tokenizer if moment == "while tokenizing" else store_module, target[moment], fails)
-    with pytest.raises(StoreError, match=r"cannot write the store .*disk is full.*nothing was kept"):
-        prepare_corpus(corpus, corpus.parent / "store", tokenizer)
-    assert names(corpus.parent) == ["train.jsonl"]
-
-
-KILLED = """
-import os, signal, sys
-from mt_core import MicroTransformerTokenizer, prepare_corpus, store
-
-def kill(*_):
-    os.kill(os.getpid(), signal.SIGKILL)
-
-class Killer(MicroTransformerTokenizer):
-    left = 3
-    def token_ids(self, text):
-        Killer.left -= 1
-        return super().token_ids(text) if Killer.left else kill()
-
-corpus, tokenizer, out_dir, moment = sys.argv[1:]
-store._BUFFER_TOKENS = 1  # each document is on disk before the next is read
-if moment == "header":
-    store._header = kill
-print("started", flush=True)
-kind = Killer if moment == "document" else MicroTransformerTokenizer
-prepare_corpus(corpus, out_dir, kind.from_pretrained(tokenizer))
-print("finished")
-"""
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL")
-def test_a_killed_run_leaves_nothing_that_opens(
-    tokenizer: MicroTransformerTokenizer,
-    corpus: Path,
-    tmp_path: Path,
-    start_script: Callable[..., subprocess.Popen[str]],
-) -> None:
-    """Killed in the third document, or with all tokens on disk and the header about to be written."""
-    tokenizer.save_pretrained(tmp_path / "tokenizer")
-    moments = ("document", "header")
-    runs = [
-        start_script(KILLED, corpus, tmp_path / "tokenizer", tmp_path / moment / "store", moment) for moment in moments
-    ]
-    for moment, run in zip(moments, runs, strict=True):
-        out, err = run.communicate(timeout=120)
-        assert (run.returncode, out) == (-signal.SIGKILL, "started\n"), err
-        left = list((tmp_path / moment).iterdir())
-        assert [names(folder) for folder in left] == [["document_ends.bin", "token_ids.bin"]]  # it had begun
-        for folder in (tmp_path / moment / "store", *left):
-            with pytest.raises(StoreError, match="is not a token store"):
-                TokenStore.open(folder)
-        prepare_corpus(corpus, tmp_path / moment / "store", tokenizer).verify()  # the rest does not stand in the way
-
-
-# -- the cache beside a file --------------------------------------------------------------------------------
-
-
-def test_a_file_is_tokenized_once_and_kept_beside_it(
-    tokenizer: MicroTransformerTokenizer, corpus: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    first = open_corpus(corpus, tokenizer)
-    assert first.path is not None and first.path.parent == corpus.parent / ".mt_cache"
-    monkeypatch.setattr(store_module, "prepare_corpus", lambda *_, **__: pytest.fail("tokenized again"))
-    assert open_corpus(str(corpus), tokenizer).path == first.path
-
-
-def test_the_cache_can_live_elsewhere(tokenizer: MicroTransformerTokenizer, corpus: Path, tmp_path: Path) -> None:
-    store = open_corpus(corpus, tokenizer, cache_dir=tmp_path / "elsewhere")
-    assert store.path is not None and store.path.parent == tmp_path / "elsewhere"
-    assert not (tmp_path / ".mt_cache").exists()
-
-
-def test_a_change_of_file_tokenizer_or_rules_makes_a_new_store(
-    tokenizer: MicroTransformerTokenizer, corpus: Path, sentences: list[str]
-) -> None:
-    other = MicroTransformerTokenizer.train(sentences * 4, vocab_size=300)
-    stores = [
-        open_corpus(corpus, tokenizer),
-        open_corpus(corpus, other),
-        open_corpus(corpus, tokenizer, is_jsonl=False),
-        open_corpus(corpus, tokenizer, is_jsonl=False, sample_by="line"),
-    ]
-    when = corpus.stat()
-    corpus.write_text(corpus.read_text(encoding="utf-8").replace("cat", "dog"), encoding="utf-8", newline="\n")
-    os.utime(corpus, ns=(when.st_atime_ns, when.st_mtime_ns))  # same size, same time: the bytes decide
-    stores.append(open_corpus(corpus, tokenizer))
-    assert len({store.path for store in stores}) == len({store.fingerprint() for store in stores}) == 5
-    assert "dog" in tokenizer.decode(stores[-1].document(0))
-
-
-@pytest.mark.parametrize("name", FILES)
-@pytest.mark.parametrize("damage", ["cut short", "gone"])
-def test_a_damaged_cache_is_made_anew(
-    tokenizer: MicroTransformerTokenizer, corpus: Path, name: str, damage: str
-) -> None:
-    path = open_corpus(corpus, tokenizer).path
-    assert path is not None
-    before = {file: (path / file).read_bytes() for file in FILES}
-    if damage == "gone":
-        (path / name).unlink()
-    else:
-        os.truncate(path / name, 3)
-    again = open_corpus(corpus, tokenizer)
-    again.verify()
-    assert again.path == path and {file: (path / file).read_bytes() for file in FILES} == before
-    assert names(path.parent) == [path.name]
-
-
-TOGETHER = """
-import sys, time
-from pathlib import Path
-from mt_core import MicroTransformerTokenizer, store
-
-corpus, tokenizer, cache = map(Path, sys.argv[1:])
-rename = store._rename_folder
-
-def wait_for_the_other(partial, target):
-    end = time.monotonic() + 60
-    while len(list(cache.glob("*.ready"))) < 2:
-        (cache / f"{partial.name}.ready").touch()
-        assert time.monotonic() < end, "the other process never came"
-        time.sleep(0.01)
-    rename(partial, target)
-
-store._rename_folder = wait_for_the_other
-opened = store.open_corpus(corpus, MicroTransformerTokenizer.from_pretrained(tokenizer), cache_dir=cache)
-opened.verify()
-print(opened.path, opened.fingerprint())
-"""
-
-
-def test_two_processes_that_start_at_once_share_one_whole_store(
-    tokenizer: MicroTransformerTokenizer,
-    corpus: Path,
-    tmp_path: Path,
-    start_script: Callable[..., subprocess.Popen[str]],
-) -> None:
-    """Each waits, its own store written, until the other has one too: both then rename to the same name."""
-    tokenizer.save_pretrained(tmp_path / "tokenizer")
-    cache = tmp_path / "cache"
-    runs = [start_script(TOGETHER, corpus, tmp_path / "tokenizer", cache) for _ in range(2)]
-    results = [run.communicate(timeout=120) for run in runs]
-    assert [run.returncode for run in runs] == [0, 0], results
-    assert results[0][0] == results[1][0] != ""
-    folders = [path for path in cache.iterdir() if path.is_dir()]
-    path, fingerprint = results[0][0].rstrip("\n").rsplit(" ", 1)
-    assert [str(folder) for folder in folders] == [path]
-    assert len(list(cache.glob("*.ready"))) == 2  # two different stores were written
-    assert open_corpus(corpus, tokenizer, cache_dir=cache).fingerprint() == fingerprint
 
 
 def test_the_header_holds_the_checksums_of_the_files(mapped: TokenStore) -> None:

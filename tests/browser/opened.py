@@ -8,13 +8,13 @@ from playwright.sync_api import ConsoleMessage, Error, Locator, Page
 
 PANEL = "window.jupyterapp.shell.currentWidget"
 WIDGET = "application/vnd.jupyter.widget-view+json"
-RUN_SECONDS = 240
+RUN_SECONDS, REDRAW_SECONDS = 240, 10
 SLICE = 2000  # pixels of a page in one picture
 MOVES = {  # what a control is in the page, and the keys that move it: one way, then the other
     ".noUi-handle": ["ArrowRight"] * 3 + ["ArrowLeft"] * 6,
     "select": ["ArrowDown"] * 2 + ["ArrowUp"] * 4,
     "input[type=checkbox]": ["Space"],
-    "input[type=text]": ["End", "z", "Space", "b"],
+    "input[type=text]": ["End", "z"],
 }
 
 
@@ -65,11 +65,15 @@ class Opened:
             return False
 
     def settle(self) -> None:
-        """Return when the kernel has answered everything and no caption changes any more."""
-        before = None
-        while before != (now := self.page.locator("figcaption").all_inner_texts()):
-            before = now
-            self.js("await kernel().requestKernelInfo(); await new Promise(done => setTimeout(done, 60))")
+        """Return when the kernel is idle and no caption changes any more.
+
+        A question to the kernel would not do: what widgets say takes another way there, and may come later.
+        """
+        state = "return [kernel().status, [...document.querySelectorAll('figcaption')].map(e => e.innerText)]"
+        seen = [self.js(state)]
+        while seen[-1][0] != "idle" or seen[-3:] != [seen[-1]] * 3:
+            self.page.wait_for_timeout(80)
+            seen.append(self.js(state))
 
     def cells(self) -> list[dict[str, Any]]:
         """The cells as they are now, outputs included; from the model, not the page."""
@@ -130,6 +134,15 @@ class Opened:
                 return True
         return False
 
+    def redrawn(self, widget: Locator, before: tuple[str, str]) -> bool:
+        """Whether the widget's words become others than they were `before`; returns when they are final."""
+        for _ in range(REDRAW_SECONDS * 20):
+            if words(widget) != before:
+                self.settle()
+                return True
+            self.page.wait_for_timeout(50)
+        return False
+
     def take_pictures(self) -> None:
         """The whole notebook as page_01.png, page_02.png, … and each widget as it first shows."""
         self.page.set_viewport_size({"width": 1200, "height": SLICE})
@@ -150,11 +163,16 @@ class Opened:
 def controls(widget: Locator) -> list[Control]:
     """The controls of a playground, from top to bottom."""
     found = []
-    for row in widget.locator("> .jupyter-widgets:not(.widget-html)").all():
+    for row in widget.locator("> *:not(:has(figure))").all():
         kind = next((kind for kind in MOVES if row.locator(kind).count()), "")
         labels = row.locator("label, .widget-label").all_inner_texts()
         found.append(Control(label=" ".join(labels).strip(), handle=row.locator(kind or "*").first, kind=kind))
     return found
+
+
+def value(control: Control) -> str:
+    """The control's own state, whatever it is called there."""
+    return str(control.handle.evaluate("e => [e.getAttribute('aria-valuetext'), e.value, e.checked].join()"))
 
 
 def words(widget: Locator) -> tuple[str, str]:

@@ -4,7 +4,18 @@
 none raises because a reader's answer is missing or wrong.
 """
 
-from mt_core.lab.checks import alignment, batching, dataset, pinning, prefetching, shuffling, start, tokens, workers
+from mt_core.lab.checks import (
+    alignment,
+    batching,
+    dataset,
+    long_documents,
+    pinning,
+    prefetching,
+    shuffling,
+    start,
+    tokens,
+    workers,
+)
 from mt_core.lab.checks.guesses import compare_guess
 
 __all__ = [
@@ -12,6 +23,7 @@ __all__ = [
     "batching",
     "compare_guess",
     "dataset",
+    "long_documents",
     "pinning",
     "prefetching",
     "shuffling",

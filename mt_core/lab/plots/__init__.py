@@ -6,6 +6,7 @@ Every function draws in the course's style and makes its own figure unless it is
 from mt_core.lab.plots.alignment import plot_mask, plot_row, plot_targets
 from mt_core.lab.plots.attention import plot_attention
 from mt_core.lab.plots.batches import place_kinds, plot_batch, plot_gradient_cloud, plot_gradient_noise, plot_means
+from mt_core.lab.plots.documents import plot_fills
 from mt_core.lab.plots.lanes import plot_lanes
 from mt_core.lab.plots.losses import plot_loss, plot_runs, running_mean, spread
 from mt_core.lab.plots.order import plot_costs, plot_order, plot_orders
@@ -26,6 +27,7 @@ __all__ = [
     "plot_costs",
     "plot_coverage",
     "plot_depth",
+    "plot_fills",
     "plot_gradient_cloud",
     "plot_gradient_noise",
     "plot_lanes",

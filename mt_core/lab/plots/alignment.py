@@ -16,14 +16,20 @@ HATCH = "////"
 
 
 def plot_row(
-    inputs: Sequence[str], labels: Sequence[str | None], *, place: int | None = None, ax: Axes | None = None
+    inputs: Sequence[str],
+    labels: Sequence[str | None],
+    *,
+    place: int | None = None,
+    first: int = 0,
+    ax: Axes | None = None,
 ) -> Axes:
-    """A row of inputs and, below each, its label: T boxes over T boxes, numbered from 0.
+    """A row of inputs and, below each, its label: T boxes over T boxes, numbered from `first`.
 
     Args:
         labels: None stands for a label of -100.
         place: show what the model is given and asked here: inputs up to `place` are filled, later ones hatched,
             and only this label is drawn strong. None draws the whole row.
+        first: the number of the first place, for a piece from the middle of a row; `place` counts from it too.
 
     Raises:
         ValueError: inputs and labels differ in number, or there is no such place.
@@ -31,15 +37,15 @@ def plot_row(
     n = len(inputs)
     if len(labels) != n or not n:
         raise ValueError(f"{n} inputs and {len(labels)} labels, as many of each are needed, one at least")
-    if place is not None and not 0 <= place < n:
-        raise ValueError(f"place {place} does not exist: places go from 0 to {n - 1}")
+    if place is not None and not first <= place < first + n:
+        raise ValueError(f"place {place} does not exist: places go from {first} to {first + n - 1}")
     with style():
         ax = ax if ax is not None else plt.subplots(figsize=(7.5, 1.9))[1]
         for t, (shown, asked) in enumerate(zip(inputs, labels, strict=True)):
-            seen, here = place is None or t <= place, place is None or t == place
+            seen, here = place is None or first + t <= place, place is None or first + t == place
             _box(ax, t, 1.25, visible(shown), fill=SKY if seen else None, strong=seen)
             _box(ax, t, 0.0, "−100" if asked is None else visible(asked), fill=_label_fill(asked, here), strong=here)
-            ax.text(t + 0.5, 2.4, str(t), ha="center", va="bottom", color=GREY)
+            ax.text(t + 0.5, 2.4, str(first + t), ha="center", va="bottom", color=GREY)
             if here:
                 ax.annotate("", (t + 0.5, 0.97), (t + 0.5, 1.28), arrowprops={"arrowstyle": "->", "color": BLACK})
         for y, name in ((2.4, "place"), (1.55, "input"), (0.3, "label")):

@@ -94,7 +94,7 @@ def plot_costs(losses: Mapping[str, float], *, floor: float, ax: Axes | None = N
             ax.barh(place, loss - floor, left=floor, height=0.62, color=ORANGE, edgecolor=BLACK, linewidth=0.8)
             ax.annotate(f"{loss:.2f}", (loss, place), xytext=(4, 0), textcoords="offset points", va="center")
         ax.set_yticks(range(len(losses)), list(losses))
-        ax.axvline(floor, color=BLACK, linewidth=1.2)
+        ax.plot([floor, floor], [-0.5, len(losses) - 0.5], color=BLACK, linewidth=1.2)
         ax.text(floor, -0.62, f"floor {floor:.2f}", ha="left", va="bottom", color=BLACK)
         ax.set(ylim=(len(losses) - 0.5, -0.75), xlabel="validation loss (nats per token)")
         ax.set_xlim(floor - 0.02, floor + 1.12 * max(1e-9, max(losses.values()) - floor))

@@ -1,0 +1,197 @@
+"""Names to files: folders, patterns and URLs; what packs them; opening them unpacked. Does not know documents.
+
+A file is a `Path`, or a `str` for a URL, which `fsspec` opens (`pip install "microtransformer[big]"`).
+"""
+
+from __future__ import annotations
+
+import glob
+import gzip
+import hashlib
+import importlib
+import os
+import sys
+import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path, PurePosixPath
+from typing import Any, BinaryIO, TypeGuard
+
+Paths = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
+File = Path | str
+
+_JSONL_SUFFIXES = {".jsonl", ".ndjson", ".json"}
+_CORPUS_SUFFIXES = {*_JSONL_SUFFIXES, ".txt", ".parquet"}  # what is taken from a folder
+_PACKED_SUFFIXES = {".gz", ".zst", ".zstd"}
+_INSTALL = 'pip install "microtransformer[big]"'
+
+
+class CorpusError(ValueError):
+    """A corpus file or one of its records cannot be used; `path`, `line` (from 1, or None) and `reason` say why.
+
+    In a Parquet file `line` is the row, from 1.
+    """
+
+    def __init__(self, path: File, line: int | None, reason: str) -> None:
+        self.path, self.line, self.reason = path, line, reason
+        unit = "row" if suffix_of(path) == ".parquet" else "line"
+        super().__init__(f"{path}, {unit} {line}: {reason}" if line else f"{path}: {reason}")
+
+    def __reduce__(self) -> Any:
+        return CorpusError, (self.path, self.line, self.reason)
+
+
+def find_files(paths: Paths) -> list[File]:
+    """The files that `paths` name, in order: files as they are, folders and patterns sorted by name.
+
+    A folder gives the .jsonl, .ndjson, .json, .txt and .parquet files in it and below (packed or not, hidden
+    ones left out); a pattern, with `*`, `?`, `[…]` or `**`, gives whatever files fit.
+
+    Raises:
+        ValueError: `paths` is empty.
+        CorpusError: no such file, nothing that fits, or a URL without fsspec.
+    """
+    names = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
+    if not names:
+        raise ValueError("paths is empty: name at least one file")
+    return [file for name in names for file in (_remote(name) if is_url(name) else _local(Path(name)))]
+
+
+def is_url(name: object) -> TypeGuard[str]:
+    """Whether fsspec has to open it: `s3://…`, `https://…`, `memory://…`."""
+    return isinstance(name, str) and "://" in name
+
+
+def suffix_of(file: str | os.PathLike[str]) -> str:
+    """The suffix that says what is in a file, in lower case: that of its name without .gz or .zst.
+
+    >>> suffix_of("stories.JSONL.gz"), suffix_of("plays.txt")
+    ('.jsonl', '.txt')
+    """
+    path = PurePosixPath(file) if is_url(file) else Path(file)
+    if path.suffix.lower() in _PACKED_SUFFIXES:
+        path = path.with_suffix("")
+    return path.suffix.lower()
+
+
+def is_packed(file: File) -> bool:
+    """Whether it is compressed, and so can be read from its beginning only."""
+    return PurePosixPath(file).suffix.lower() in _PACKED_SUFFIXES
+
+
+def describe_file(file: File) -> tuple[int | None, str]:
+    """Size in bytes, None if a server does not say, and a stamp that changes when the file does.
+
+    Raises:
+        CorpusError: it cannot be looked at.
+    """
+    try:
+        if isinstance(file, Path):
+            status = file.stat()
+            return status.st_size, f"{status.st_size}-{status.st_mtime_ns}"
+        filesystem, path = _filesystem(file)
+        return filesystem.info(path).get("size"), str(filesystem.ukey(path))
+    except OSError as error:
+        raise CorpusError(file, None, f"cannot be read ({error.strerror or error})") from error
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes, as 64 hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def open_unpacked(file: File) -> Iterator[BinaryIO]:
+    """The bytes in a file, unpacked while reading."""
+    with ExitStack() as stack:
+        if isinstance(file, Path):
+            raw: Any = stack.enter_context(file.open("rb"))
+        else:
+            filesystem, path = _filesystem(file)
+            raw = stack.enter_context(filesystem.open(path, "rb"))
+        suffix = PurePosixPath(file).suffix.lower()
+        if suffix == ".gz":
+            raw = stack.enter_context(gzip.GzipFile(fileobj=raw))
+        elif suffix in _PACKED_SUFFIXES:
+            raw = stack.enter_context(_zstd(file).ZstdFile(raw))
+        yield raw
+
+
+@contextmanager
+def reading_errors(file: File, line: list[int]) -> Iterator[None]:
+    """Turns what can go wrong while reading into CorpusError; `line` holds the last line that was read."""
+    packing = "gzip" if PurePosixPath(file).suffix.lower() == ".gz" else "Zstandard"
+    damaged = f"the {packing} file is damaged ({{}}): get it again"
+    try:
+        yield
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise CorpusError(file, line[0] + 1, damaged.format(error)) from error
+    except OSError as error:
+        raise CorpusError(file, line[0] + 1, f"cannot be read ({error.strerror or error})") from error
+    except Exception as error:
+        if type(error).__name__ != "ZstdError":  # its module may not be there
+            raise
+        raise CorpusError(file, line[0] + 1, damaged.format(error)) from error
+
+
+def import_extra(module: str, file: File, what: str) -> Any:
+    """A module of the extra `big`.
+
+    Raises:
+        CorpusError: it is not installed.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        raise CorpusError(file, None, f"{what} needs the package {module.partition('.')[0]}: {_INSTALL}") from None
+
+
+def _local(path: Path) -> list[File]:
+    found: list[Path] = []
+    if path.is_dir():
+        inside = (p for p in path.rglob("*") if p.is_file() and suffix_of(p) in _CORPUS_SUFFIXES)
+        found = [p for p in inside if not any(part.startswith(".") for part in p.relative_to(path).parts)]
+        wanted = ", ".join(sorted(_CORPUS_SUFFIXES))
+        problem = f"is a folder without files that end in {wanted} (.gz and .zst too): name files or a pattern"
+    elif path.exists():
+        return [path]
+    elif glob.has_magic(str(path)):
+        found = [p for p in map(Path, glob.glob(str(path), recursive=True)) if p.is_file()]
+        problem = f"no file fits this pattern (looked from {Path.cwd()})"
+    else:
+        problem = f"no such file (looked in {path.parent.resolve()})"
+    if not found:
+        raise CorpusError(path, None, problem)
+    return [*sorted(found, key=lambda p: p.as_posix())]
+
+
+def _remote(url: str) -> list[File]:
+    filesystem, path = _filesystem(url)
+    try:
+        if filesystem.isfile(path):
+            return [url]
+        if filesystem.isdir(path):
+            inside = [name for name in filesystem.find(path) if suffix_of(name) in _CORPUS_SUFFIXES]
+        else:
+            inside = filesystem.glob(path) if glob.has_magic(path) else []
+            inside = [name for name in inside if filesystem.isfile(name)]
+    except OSError as error:
+        raise CorpusError(url, None, f"cannot be reached ({error.strerror or error})") from error
+    if not inside:
+        raise CorpusError(url, None, "no such file there, and none that fits")
+    return [filesystem.unstrip_protocol(name) for name in sorted(inside)]
+
+
+def _filesystem(url: str) -> tuple[Any, str]:
+    fsspec = import_extra("fsspec", url, "reading a URL")
+    try:
+        filesystem, path = fsspec.core.url_to_fs(url)
+    except (ImportError, ValueError) as error:  # an unknown protocol, or one whose own package is missing
+        raise CorpusError(url, None, f"fsspec cannot open this URL ({error})") from error
+    return filesystem, path
+
+
+def _zstd(file: File) -> Any:
+    module = "compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd"
+    return import_extra(module, file, "reading .zst")
