@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +28,7 @@ import tyro
 
 from mt_core import MicroTransformerTokenizer, read_documents
 from mt_core.bulk import BulkEncoder
+from mt_core.lab.python_files import python_documents
 
 ROOT = Path(__file__).resolve().parents[1]
 SAMPLE_SECONDS = 0.1
@@ -70,29 +71,23 @@ class BenchConfig:
             raise ValueError("at least one size and one round are needed: raise --rounds or --megabytes")
 
 
-def endless_texts(kind: str) -> Iterator[str]:
-    """Texts without end; each repetition begins with its number, so that it is not the same text again."""
-    repetition = 0
-    while True:
-        if kind == "python":
-            from mt_core.lab.python_files import python_documents
-
-            found: Iterator[str] = (text for _, text in python_documents())
-        else:
-            found = read_documents(ROOT / "data" / "train.jsonl")
-        for text in found:
-            yield f"{repetition}: {text}" if repetition else text
-        repetition += 1
-
-
 def write_corpus(path: Path, kind: str, megabytes: int) -> None:
-    """A JSONL file of about that size."""
-    written = 0
-    with path.open("w", encoding="utf-8", newline="\n") as file:
-        for text in endless_texts(kind):
-            written += file.write(json.dumps({"text": text}, ensure_ascii=False) + "\n")
-            if written >= megabytes * 1_000_000:
+    """A JSONL file of about that size; where there is less text, it is repeated."""
+    found = read_documents(ROOT / "data" / "train.jsonl") if kind == "stories" else (t for _, t in python_documents())
+    wanted = megabytes * 1_000_000
+    with path.open("wb") as file:
+        for text in found:
+            file.write(json.dumps({"text": text}, ensure_ascii=False).encode() + b"\n")
+            if file.tell() >= wanted:
                 return
+        once = file.tell()
+        file.flush()
+        while file.tell() < wanted:
+            with path.open("rb") as again:
+                for line in again:
+                    if again.tell() > once or file.tell() >= wanted:
+                        break
+                    file.write(line)
 
 
 # -- memory ------------------------------------------------------------------------------------------------

@@ -68,10 +68,26 @@ def processes(device_type: str | None = None, *, timeout_minutes: float = 10.0) 
     if device_type == "cuda":
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     backend = "nccl" if device_type == "cuda" else "gloo"
-    dist.init_process_group(backend, timeout=timedelta(minutes=timeout_minutes))
+    timeout = timedelta(minutes=timeout_minutes)
+    where = {"rank": int(os.environ["RANK"]), "world_size": int(os.environ["WORLD_SIZE"])}
+    dist.init_process_group(backend, store=_store(timeout), timeout=timeout, **where)
     yield True
     dist.barrier()  # nobody leaves while another still talks; after an error there is nobody to wait for
     dist.destroy_process_group()
+
+
+def _store(timeout: timedelta) -> dist.Store | None:
+    """Where the processes of this attempt meet; None leaves that to PyTorch.
+
+    `torchrun --max-restarts` keeps one store for all attempts, in which a new process would find the address of a dead
+    one. On one machine all know the number of the attempt; on several they do not, and the store has to be a new one:
+    TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1.
+    """
+    kept = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True" and os.environ.get("GROUP_WORLD_SIZE") == "1"
+    if not kept:
+        return None
+    store = dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), timeout=timeout)
+    return dist.PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
 
 
 def is_main() -> bool:

@@ -106,6 +106,13 @@ def test_the_fast_encoder_on_any_text(tokenizer: MicroTransformerTokenizer, text
         assert encoder(raw[:end].decode()).tolist() + encoder(raw[end:].decode()).tolist() == ids
 
 
+def test_words_end_before_white_space_that_follows_none() -> None:
+    """Cut after the wide space, the two spaces beside it would no longer be one word, as they are in the text."""
+    raw = "ab c\u3000  d\u00a0\né\t 你\n".encode()
+    assert [raw[:end].decode() for end in bulk.word_ends(raw)] == ["ab", "ab c\u3000  d\u00a0\né", raw[:-1].decode()]
+    assert bulk.last_word_end(raw) == len(raw) - 1 and bulk.last_word_end(b"a b" * 9000 + b"c" * 9000) == 26_998
+
+
 def test_a_tokenizer_that_tiktoken_cannot_follow_encodes_itself(
     tokenizer: MicroTransformerTokenizer, tmp_path: Path, small_units: int
 ) -> None:

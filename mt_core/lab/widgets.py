@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import html
 import io
+import textwrap
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -17,6 +18,7 @@ from IPython.display import display
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
+_LINE = 110  # characters: JupyterLab breaks longer lines inside a word
 _WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 
 
@@ -32,7 +34,7 @@ def show(figure: Figure, words: str) -> None:
     """Display a finished figure and print what it shows; `words` is its caption and alternative text."""
     data = {"text/plain": f"figure: {words}", "image/png": base64.b64encode(png(figure)).decode("ascii")}
     display(data, raw=True, metadata={"image/png": {"alt": words}})
-    print(words)
+    print(textwrap.fill(words, _LINE))
 
 
 class Playground:
@@ -40,8 +42,8 @@ class Playground:
 
     Args:
         draw: called with the controls' values by name; returns a figure and its words.
-        controls: ipywidgets controls with a `value` each, at most three; keyboard and screen readers reach
-            them by their descriptions.
+        controls: ipywidgets controls with a `value` each, at most three; all are reached by keyboard. Screen readers
+            say what stands in the caption after each change.
 
     The last expression of a cell should be the playground itself.
     """
@@ -52,6 +54,9 @@ class Playground:
         for name, control in controls.items():
             control.description = control.description or name
             control.style.description_width = "initial"
+            control.tooltip = control.description
+            if isinstance(control, ipywidgets.Text):
+                control.layout.width = "min(100%, 40em)"
             control.observe(lambda _: self.redraw(), "value")
         self._box = ipywidgets.VBox([*controls.values(), self._view])
         self.redraw()

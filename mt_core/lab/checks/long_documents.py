@@ -149,7 +149,7 @@ def _judge_rows(rows: list[int], lengths: Sequence[int], capacity: int, n_open: 
 
 def _streamed(lengths: Sequence[int], capacity: int, n_open: int) -> list[int]:
     room: dict[int, int] = {}  # of the open rows
-    rows = []
+    rows: list[int] = []
     for length in lengths:
         fits = [row for row in room if room[row] >= length]
         if fits:

@@ -1,0 +1,60 @@
+"""Pictures with words, controls with pictures: what is displayed, printed and read out."""
+
+import base64
+
+import ipywidgets
+import pytest
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
+
+from mt_core.lab import widgets
+
+PNG = b"\x89PNG"
+
+
+def draw(n: int = 1, name: str = "") -> tuple[Figure, str]:
+    figure, ax = plt.subplots(figsize=(2, 1))
+    ax.plot(range(n + 1))
+    return figure, f"{n} < {n + 1} {name}".strip()
+
+
+def test_a_picture_is_shown_with_its_words_and_closed(monkeypatch, capsys) -> None:
+    shown = []
+    monkeypatch.setattr(widgets, "display", lambda data, **settings: shown.append((data, settings)))
+    figure, _ = draw()
+    words = "word " * 40 + "end."
+    widgets.show(figure, words)
+    ((data, settings),) = shown
+    assert base64.b64decode(data["image/png"]).startswith(PNG) and data["text/plain"] == f"figure: {words}"
+    assert settings["metadata"]["image/png"]["alt"] == words
+    lines = capsys.readouterr().out.splitlines()
+    assert " ".join(lines) == words and max(map(len, lines)) <= 110 and len(lines) == 2, "wrapped between words"
+    assert not plt.fignum_exists(figure.number)
+
+
+def test_a_playground_redraws_when_a_control_moves_and_has_a_twin_without_widgets() -> None:
+    n, name = ipywidgets.IntSlider(2, 1, 5), ipywidgets.Text("a&b")
+    playground = widgets.Playground(draw, n=n, name=name)
+    data, metadata = playground._repr_mimebundle_()
+    assert data["text/plain"] == metadata["image/png"]["alt"] == "2 < 3 a&b"
+    assert base64.b64decode(data["image/png"]).startswith(PNG) and widgets._WIDGET_VIEW in data
+    n.value = 4
+    assert playground.words == "4 < 5 a&b" and playground._repr_mimebundle_()[0]["text/plain"] == "4 < 5 a&b"
+    assert '<img alt="4 &lt; 5 a&amp;b"' in playground._view.value
+    assert 'aria-live="polite">4 &lt; 5 a&amp;b</figcaption>' in playground._view.value
+    assert plt.get_fignums() == []
+
+
+def test_controls_are_named_and_long_enough() -> None:
+    n, name = ipywidgets.IntSlider(2, 1, 5, description="rows"), ipywidgets.Text("a")
+    widgets.Playground(draw, n=n, name=name)
+    assert (n.description, n.tooltip) == ("rows", "rows") and (name.description, name.tooltip) == ("name", "name")
+    assert name.layout.width == "min(100%, 40em)" and n.style.description_width == "initial"
+
+
+def test_an_error_while_drawing_is_not_hidden() -> None:
+    def broken(n: int) -> tuple[Figure, str]:
+        raise ValueError("no picture for this")
+
+    with pytest.raises(ValueError, match="no picture for this"):
+        widgets.Playground(broken, n=ipywidgets.IntSlider(2))
