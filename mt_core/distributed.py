@@ -69,8 +69,8 @@ def processes(device_type: str | None = None, *, timeout_minutes: float = 10.0) 
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     backend = "nccl" if device_type == "cuda" else "gloo"
     timeout = timedelta(minutes=timeout_minutes)
-    where = {"rank": int(os.environ["RANK"]), "world_size": int(os.environ["WORLD_SIZE"])}
-    dist.init_process_group(backend, store=_store(timeout), timeout=timeout, **where)
+    rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    dist.init_process_group(backend, store=_store(timeout), timeout=timeout, rank=rank, world_size=world_size)
     yield True
     dist.barrier()  # nobody leaves while another still talks; after an error there is nobody to wait for
     dist.destroy_process_group()

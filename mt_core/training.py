@@ -125,6 +125,8 @@ def training_steps(
     steps_per_epoch = len(train_loader) // config.accumulate
     recipe = {**asdict(config), "model": model.settings(), "batch_size": train_loader.global_batch_size}
     recipe["total_steps"] = last
+    store = getattr(getattr(train_loader, "dataset", None), "store", None)
+    recipe["tokenizer"] = None if store is None else store.header["tokenizer_hash"]
     del recipe["parallel"]  # it may change from one part of a run to the next
     state: dict[str, Any] | None = None
     if folder is not None:

@@ -99,7 +99,7 @@ def test_the_words_of_the_map_name_every_stage_in_order() -> None:
     words = map_words()
     places = [words.index(f"{stage.name} (") for stage in STAGES]
     assert all(a < b for a, b in pairwise(places))
-    assert "rows in 02 and 03" in words
+    assert "rows in 02 and 03 and 10" in words
     assert map_words([("once", [Stage(name="a", form="b", made_by="")])]) == "Once: a (b)."
 
 

@@ -563,12 +563,12 @@ def test_a_killed_run_leaves_nothing_that_opens_and_is_gone_on_with(
         assert names(folder) == ["store"]
 
 
-def keep_parts(corpus: Path, tokenizer: MicroTransformerTokenizer) -> Path:
+def keep_parts(corpus: Path, tokenizer: MicroTransformerTokenizer, **rules: Any) -> Path:
     """All parts of a store, without the store."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(prepare, "rename_folder", full_disk)
         with pytest.raises(StoreError, match="finished parts are kept"):
-            prepare_corpus(corpus, corpus.parent / "store", tokenizer)
+            prepare_corpus(corpus, corpus.parent / "store", tokenizer, **rules)
     return corpus.parent / "store.partial"
 
 
@@ -600,6 +600,16 @@ def test_only_parts_that_are_the_same_are_taken_up(
     texts = list(read_documents(long_corpus))
     assert [tokenizer.decode(store.document(d)) for d in range(store.n_documents)] == texts
     assert not folder.exists()
+
+
+def test_a_part_made_without_its_bad_record_is_not_taken_for_whole(
+    tokenizer: MicroTransformerTokenizer, tmp_path: Path, small_units: int
+) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b'{"text": "fine"}\n' * 20 + b"bad\n" + b'{"text": "fine"}\n' * 20)
+    keep_parts(path, tokenizer, on_error="skip")
+    with pytest.raises(CorpusError, match=r"a\.jsonl, line 21: broken JSON"):
+        prepare_corpus(path, tmp_path / "store", tokenizer)
 
 
 # -- two at once, and the cache beside a file ---------------------------------------------------------------

@@ -44,7 +44,7 @@ LANES: tuple[tuple[str, tuple[Stage, ...]], ...] = (
     (
         "for every batch, in memory",
         (
-            Stage(name="rows", form="int64 (T,), twice", made_by="TransformerDataset", notebooks=("02", "03")),
+            Stage(name="rows", form="int64 (T,), twice", made_by="TransformerDataset", notebooks=("02", "03", "10")),
             Stage(name="batch", form="int64 (B, T), twice", made_by="TokenLoader", notebooks=("04", "05", "07")),
             Stage(name="on the device", form="int64 (B, T), twice", made_by="pin, copy", notebooks=("06", "08")),
         ),
