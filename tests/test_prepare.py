@@ -4,6 +4,7 @@ import concurrent.futures
 import gzip
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -29,6 +30,7 @@ from mt_core import (
     TokenStore,
     assemble,
     bulk,
+    locks,
     prepare,
     prepare_corpus,
     read_documents,
@@ -228,7 +230,11 @@ def test_num_workers_is_a_whole_number_from_1(
 
 
 def test_a_small_corpus_starts_no_process(
-    tokenizer: MicroTransformerTokenizer, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tokenizer: MicroTransformerTokenizer,
+    corpus: Path,
+    tmp_path: Path,
+    small_units: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(prepare, "ProcessPoolExecutor", lambda *_, **__: pytest.fail("a process was started"))
     prepare_corpus(corpus, tmp_path / "store", tokenizer, num_workers=4)
@@ -677,6 +683,20 @@ def test_a_second_run_waits_for_the_first_and_then_says_what_is_there(
         with pytest.raises(StoreError, match="exists already: open it"):
             started[0].result(timeout=60)
     assert names(corpus.parent) == ["store", "train.jsonl"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows does not remove a file that is open")
+def test_a_lock_in_a_folder_that_was_removed_meanwhile_is_not_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lock_too_late(_: object) -> bool:  # the one that had it removes the folder, another makes it anew
+        shutil.rmtree(tmp_path / "folder")
+        (tmp_path / "folder").mkdir()
+        (tmp_path / "folder" / "lock").touch()
+        return True
+
+    monkeypatch.setattr(locks, "_lock", lock_too_late)
+    assert not locks.FolderLock(tmp_path / "folder")._taken()
 
 
 def test_a_file_is_tokenized_once_and_kept_beside_it(

@@ -7,17 +7,28 @@ import time
 from functools import cache
 from pathlib import Path
 
+import pytest
+import torch
 from distributed_programs import killable
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from mt_core import fit
+from mt_core import (
+    CheckpointError,
+    LoaderStateError,
+    MicroTransformer,
+    MicroTransformerTokenizer,
+    TokenLoader,
+    TrainConfig,
+    TransformerDataset,
+    fit,
+)
 from mt_core.checkpoints import latest_checkpoint, load_checkpoint, read_state
-from mt_core.training import History, create_optimizers
+from mt_core.training import History, create_optimizers, training_steps
 
 # Processes are forked from one that has imported torch and nothing else, so that each costs milliseconds.
 CONTEXT = multiprocessing.get_context("spawn" if sys.platform == "win32" else "forkserver")
-RUNS, KILLS = (1, 3) if sys.platform == "win32" else (4, 10)  # where none can be forked, each costs seconds
+RUNS, KILLS = (1, 3) if sys.platform == "win32" else (6, 10)  # where none can be forked, each costs seconds
 
 # -- killed ------------------------------------------------------------------------------------------------
 
@@ -45,7 +56,7 @@ def ends(target, folder: Path, attempt: int, moment: tuple[int, float] | None, *
 
     It is killed when it has written so many checkpoints, and some milliseconds later; None leaves it alone.
     """
-    CONTEXT.set_forkserver_preload(["mt_core.training", "torch.distributed"])
+    CONTEXT.set_forkserver_preload(["mt_core.training", "torch._dynamo"])  # optimizers import the latter
     process = CONTEXT.Process(target=target, args=(folder, attempt), kwargs=changed)
     seen = newest = latest_checkpoint(folder / "checkpoints")
     process.start()
@@ -109,3 +120,63 @@ def test_training_that_is_killed_again_and_again_has_the_losses_of_the_whole(mom
                 load_checkpoint(newest, model := killable.model(), create_optimizers(model, killable.TRAIN))
         assert ends(killable.train, folder, len(moments), None)
         assert [step.loss for step in History.read(folder).steps] == whole_losses()
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # on a machine with one core
+def test_workers_prefetch_and_ranks_may_change_where_it_was_killed(tmp_path) -> None:
+    """What was prefetched but not delivered comes again."""
+    for attempt, changed in enumerate(
+        (
+            {"num_workers": 2, "prefetch_factor": 4},
+            {"world_size": 2, "num_workers": 1, "prefetch_factor": 1},
+            {"world_size": 4},
+            {"num_workers": 1, "prefetch_factor": 7},
+        )
+    ):
+        before = reached(tmp_path)
+        ends(killable.deliver, tmp_path, attempt, (6, 3.0), **changed)
+        assert before + 6 <= reached(tmp_path) < killable.N_BATCHES
+    assert ends(killable.deliver, tmp_path, 4, None, num_workers=2)
+    assert_whole(tmp_path, 5)
+    ends(killable.train, tmp_path / "run", 0, (6, 3.0), num_workers=2, prefetch_factor=3)
+    ends(killable.train, tmp_path / "run", 1, (6, 3.0))
+    assert 12 <= reached(tmp_path / "run") < len(whole_losses())
+    assert ends(killable.train, tmp_path / "run", 2, None, num_workers=1)
+    assert [step.loss for step in History.read(tmp_path / "run").steps] == whole_losses()
+
+
+# -- what may not change -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def stopped(tmp_path, write_jsonl):
+    """`resume(**changed)` goes on with a run that stopped after three steps, with something changed."""
+    texts = [f"{n} cats sat on {n * n} mats." for n in range(60)]
+    train = write_jsonl("train.jsonl", texts)
+    other = write_jsonl("other.jsonl", [*texts[:-1], "the last text is another"])
+    tokenizers = [MicroTransformerTokenizer.train(learned, vocab_size=264) for learned in (texts, ["zebras"] * 9)]
+
+    def resume(*, corpus=train, tokenizer=0, seed=0, seq_length=8, stop_after=None):
+        dataset = TransformerDataset(corpus, tokenizers[tokenizer], seq_length, cache_dir=tmp_path / "cache")
+        loader = TokenLoader(dataset, batch_size=4, shuffle=True, drop_last=True, seed=seed)
+        torch.manual_seed(0)
+        model = MicroTransformer(vocab_size=264, n_layer=1, n_head=2, n_embd=8)
+        config = TrainConfig(max_steps=6, checkpoint_every=1)
+        records = training_steps(model, loader, None, config, run_dir=tmp_path / "run")
+        return [record.loss for _, record in zip(range(stop_after or 9), records, strict=False)]
+
+    resume(stop_after=4)
+    return resume, other
+
+
+def test_the_same_run_goes_on_and_another_is_refused_with_what_differs(stopped) -> None:
+    resume, other = stopped
+    for error, words, changed in (
+        (LoaderStateError, "corpus=", {"corpus": other}),
+        (CheckpointError, "tokenizer=", {"tokenizer": 1}),
+        (LoaderStateError, "seed=0, this loader has seed=1", {"seed": 1}),
+        (LoaderStateError, "seq_length=8, this loader has seq_length=9", {"seq_length": 9}),
+    ):
+        with pytest.raises(error, match=words):
+            resume(**changed)
+    assert len(resume()) == 3

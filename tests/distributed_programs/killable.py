@@ -8,11 +8,12 @@ from pathlib import Path
 
 import torch
 
-from mt_core import MicroTransformer, TokenLoader, TokenStore, TrainConfig, TransformerDataset, fit
+from mt_core import MicroTransformer, TokenLoader, TokenStore, TrainConfig, TransformerDataset
 from mt_core.checkpoints import latest_checkpoint, read_state, save_checkpoint
+from mt_core.training import training_steps
 
-N_BATCHES = 150  # ten epochs
-TRAIN = TrainConfig(epochs=7, warmup_steps=5, learning_rate=0.01, checkpoint_every=1)
+N_BATCHES = 90  # six epochs
+TRAIN = TrainConfig(epochs=3, warmup_steps=5, learning_rate=0.01, checkpoint_every=1)
 
 
 def loader(rank: int = 0, world_size: int = 1, num_workers: int = 0, prefetch_factor: int | None = None) -> TokenLoader:
@@ -57,6 +58,7 @@ def deliver(folder: Path, attempt: int, world_size: int = 1, **workers) -> None:
 
 
 def train(folder: Path, _: int, **workers) -> None:
-    """Train; losses and checkpoints are where `fit` puts them."""
+    """Train; losses and checkpoints are where training puts them."""
     torch.set_num_threads(1)
-    fit(model(), loader(**workers), loader(), TRAIN, run_dir=folder, progress=False)
+    for _ in training_steps(model(), loader(**workers), loader(), TRAIN, run_dir=folder):
+        pass
