@@ -64,7 +64,7 @@ ADVICE = (  # words in pip's complaint, what they mean and what to do; the first
         ("Failed to establish", "name resolution", "getaddrinfo", "timed out", "Max retries", "No matching"),
         "pip did not get a package. Is there a network? Behind a proxy set HTTPS_PROXY, for a mirror of PyPI set\n"
         "PIP_INDEX_URL. For a machine without a network, fetch the packages on one with the same system and Python:\n"
-        "    python -m pip download -d wheels -c constraints.txt \".[lab]\"\n"
+        '    python -m pip download -d wheels -c constraints.txt ".[lab]"\n'
         "carry the folder over, then: python start.py setup --find-links wheels",
     ),
 )

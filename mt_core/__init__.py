@@ -9,25 +9,33 @@ from mt_core.store import StoreError, TokenStore
 from mt_core.tokenizer import MicroTransformerTokenizer, TokenizerError
 
 if TYPE_CHECKING:
+    from mt_core.augment import BpeDropout, FillInTheMiddle, OffsetJitter, TokenDropping, TokenMasking
     from mt_core.checkpoints import CheckpointError
     from mt_core.dataset import TransformerDataset
     from mt_core.export import PretrainedError, export_pretrained, load_pretrained
     from mt_core.loaders import LoaderStateError, TokenLoader, create_dataloaders
+    from mt_core.mixing import MixedDataset
     from mt_core.model import MicroTransformer, ModelConfig, generate
     from mt_core.prefetch import prefetch_to_device
     from mt_core.training import TrainConfig, evaluate, fit
 
 __all__ = [
+    "BpeDropout",
     "CheckpointError",
     "CorpusError",
     "CorpusWarning",
+    "FillInTheMiddle",
     "LoaderStateError",
     "MicroTransformer",
     "MicroTransformerTokenizer",
+    "MixedDataset",
     "ModelConfig",
+    "OffsetJitter",
     "PretrainedError",
     "StoreError",
+    "TokenDropping",
     "TokenLoader",
+    "TokenMasking",
     "TokenStore",
     "TokenizerError",
     "TrainConfig",
@@ -46,6 +54,11 @@ __all__ = [
 # Imported when asked for. They load torch, which takes seconds and 140 MB: the processes of prepare_corpus do without.
 # And `python -m mt_core.training` warns if the package has imported it before.
 _LATER = {
+    "BpeDropout": "augment",
+    "FillInTheMiddle": "augment",
+    "OffsetJitter": "augment",
+    "TokenDropping": "augment",
+    "TokenMasking": "augment",
     "CheckpointError": "checkpoints",
     "TransformerDataset": "dataset",
     "PretrainedError": "export",
@@ -54,6 +67,7 @@ _LATER = {
     "LoaderStateError": "loaders",
     "TokenLoader": "loaders",
     "create_dataloaders": "loaders",
+    "MixedDataset": "mixing",
     "MicroTransformer": "model",
     "ModelConfig": "model",
     "generate": "model",

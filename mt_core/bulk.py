@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import numpy as np
 import tiktoken
 
-from mt_core.tokenizer import MicroTransformerTokenizer, _check_text
+from mt_core.tokenizer import MicroTransformerTokenizer, _check_text, has_long_blank
 
 # The tokenizer's pattern with a pair of brackets: what stands in them needs no look ahead, and as one expression the
 # engine gives it to its fast half. Words are the same.
@@ -19,8 +19,6 @@ _WORD_PATTERN = r"""(?:'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+
 # encode_to_numpy looks for special tokens; with none at all it would stop at every character to look. This one is
 # never allowed to match, so that a text that spells it stays text.
 _NO_TOKEN = "\0no token\0"
-_LONG_BLANK = 400_000  # characters; tiktoken's regex engine overflows its stack in a run of a million
-_A_LONG_BLANK = re.compile(rf"\s{{{_LONG_BLANK}}}")
 # Between a character that is no white space and white space ends a word, whatever stands around them.
 _WORD_END = re.compile(rb"(?:[!-~]|[\xc2-\xf4][\x80-\xbf]{1,3})(?=[ \t\r\n])")
 
@@ -59,7 +57,7 @@ class BulkEncoder:
             TokenizerError: text holds half of a surrogate pair.
         """
         _check_text(text, "text")
-        if self._fast is None or _has_long_blank(text):
+        if self._fast is None or has_long_blank(text):
             return np.array(self.tokenizer._backend.encode(text, add_special_tokens=False).ids, dtype=np.uint32)
         return self._fast.encode_to_numpy(text, disallowed_special=())
 
@@ -87,11 +85,3 @@ def last_word_end(raw: bytes, start: int = 0) -> int:
         if found or window == start:
             return found[-1] if found else 0
         length *= 16
-
-
-def _has_long_blank(text: str) -> bool:
-    if len(text) < _LONG_BLANK:
-        return False
-    # A run that long covers one of the characters looked at here, wherever it begins.
-    places = range(_LONG_BLANK - 1, len(text), _LONG_BLANK)
-    return any(text[place].isspace() for place in places) and _A_LONG_BLANK.search(text) is not None

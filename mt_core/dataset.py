@@ -16,10 +16,11 @@ from torch.utils.data import Dataset, get_worker_info
 
 from mt_core.augment import Augmentation
 from mt_core.augmented_rows import Augmenter, describe
+from mt_core.cache import open_corpus
 from mt_core.corpus import OnError, SampleBy
 from mt_core.on_the_fly import TokenizedText, open_text
 from mt_core.order import NO_ROW, EpochSampler
-from mt_core.store import TokenStore, open_corpus
+from mt_core.store import TokenStore
 from mt_core.tokenizer import MicroTransformerTokenizer
 from mt_core.windows import IGNORE, ContiguousRows, DocumentRows, JitteredRows, PackedRows
 

@@ -251,7 +251,7 @@ def parallelize(
         mesh: processes by the names of its dimensions; None is `create_mesh(config.parallel)`.
 
     Raises:
-        ValueError: no processes were started, or mesh, model or optimizer do not fit the kind.
+        ValueError: no processes were started, or mesh or model do not fit the kind.
     """
     from mt_core.pipeline import Pipeline
 
@@ -271,11 +271,6 @@ def parallelize(
     if len(shared) != bool(needed) or not set(shared) <= set(needed):
         what = f"exactly one of {', '.join(needed)}" if needed else f"dimensions of {', '.join(SPLIT)} alone"
         raise ValueError(f"parallel={kind!r} needs a mesh with {what}, this one has {', '.join(dimensions(mesh))}")
-    if config.optimizer == "muon" and kind in ("fsdp", "tensor"):
-        raise ValueError(
-            f"optimizer='muon' needs whole matrices, parallel={kind!r} cuts them: choose optimizer='adamw', or "
-            "parallel='ddp' or 'pipeline'"
-        )
     return make(model, optimizers, config, mesh)
 
 

@@ -9,12 +9,11 @@ Each document is stored as [CLS] its tokens [SEP]. `prepare_corpus` (prepare.py)
 from __future__ import annotations
 
 import hashlib
-import importlib
 import json
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -24,13 +23,6 @@ from mt_core.tokenizer import MicroTransformerTokenizer
 FORMAT = "microtransformer-token-store"
 VERSION = 1
 TOKENS, ENDS, HEADER = "token_ids.bin", "document_ends.bin", "header.json"
-
-if TYPE_CHECKING:
-    from mt_core.cache import open_corpus, user_cache_dir
-    from mt_core.files import file_sha256
-    from mt_core.prepare import prepare_corpus
-
-__all__ = ["StoreError", "TokenStore", "file_sha256", "open_corpus", "prepare_corpus", "user_cache_dir"]
 
 
 class StoreError(ValueError):
@@ -257,11 +249,3 @@ def dtype_for(vocab_size: int) -> np.dtype:
 
 def _map(file: Path, dtype: str) -> np.ndarray:
     return np.memmap(file, dtype=dtype, mode="r").view(np.ndarray)  # plain ndarray: indexing memmap costs more
-
-
-def __getattr__(name: str) -> Any:
-    # They make stores, so their modules import this one, and are imported here when asked for.
-    modules = {"prepare_corpus": "prepare", "open_corpus": "cache", "user_cache_dir": "cache", "file_sha256": "files"}
-    if name not in modules:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"mt_core.{modules[name]}"), name)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ import tiktoken
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 SPECIAL_TOKENS = ("[PAD]", "[CLS]", "[SEP]", "[MASK]")
+_LONG_BLANK = 400_000  # characters
+_A_LONG_BLANK = re.compile(rf"\s{{{_LONG_BLANK}}}")
 _SMALLEST_VOCABULARY = 256 + len(SPECIAL_TOKENS)
 # How ByteLevel cuts text into words before merging: contractions, words, numbers, punctuation, white space (GPT-2).
 _WORD_PATTERN = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"""
@@ -192,7 +195,7 @@ class MicroTransformerTokenizer:
         _check_text(text, "text")
         if self._fast is None:
             self._fast = self._create_fast()
-        if self._fast is None:
+        if self._fast is None or has_long_blank(text):
             return self._backend.encode(text).ids
         return [self.cls_token_id, *self._fast.encode_ordinary(text), self.sep_token_id]
 
@@ -287,6 +290,15 @@ class MicroTransformerTokenizer:
 
     def __repr__(self) -> str:
         return f"MicroTransformerTokenizer(vocab_size={len(self)})"
+
+
+def has_long_blank(text: str) -> bool:
+    """Whether tiktoken's regex engine would overflow its stack: in a run of about a million white-space characters."""
+    if len(text) < _LONG_BLANK:
+        return False
+    # A run that long covers one of the characters looked at here, wherever it begins.
+    places = range(_LONG_BLANK - 1, len(text), _LONG_BLANK)
+    return any(text[place].isspace() for place in places) and _A_LONG_BLANK.search(text) is not None
 
 
 def _check_text(text: object, name: str) -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
-import char_gpt  # noqa: E402
+import char_gpt
 
 
 def test_its_size_and_schedule_are_those_of_the_published_recipe() -> None:

@@ -117,7 +117,7 @@ def test_a_text_is_tokenized_once_and_kept_beside_it(
 ) -> None:
     first = create_dataloaders(*paths, tokenizer, batch_size=4, seq_length=16)
     assert len(list((paths[0].parent / ".mt_cache").iterdir())) == 2
-    monkeypatch.setattr("mt_core.store.prepare_corpus", lambda *_, **__: pytest.fail("tokenized again"))
+    monkeypatch.setattr("mt_core.cache.prepare_corpus", lambda *_, **__: pytest.fail("tokenized again"))
     again = create_dataloaders(*paths, tokenizer, batch_size=4, seq_length=16)
     for one, other in zip(first, again, strict=True):
         for a, b in zip(one, other, strict=True):

@@ -25,10 +25,10 @@ from mt_core import (
     create_dataloaders,
 )
 from mt_core import on_the_fly as module
+from mt_core.cache import open_corpus
 from mt_core.corpus import CorpusWarning
 from mt_core.lab.provenance import explain
 from mt_core.on_the_fly import TokenizedText, open_text
-from mt_core.store import open_corpus
 
 starts_workers = pytest.mark.filterwarnings(r"ignore:This DataLoader will create \d worker processes:UserWarning")
 CHUNKINGS = ["contiguous", "per_document", "sliding", "packed"]

@@ -22,7 +22,9 @@ from mt_core import (
     create_dataloaders,
     prepare_corpus,
 )
+from mt_core.augment import OffsetJitter, TokenMasking
 from mt_core.lab.provenance import ProvenanceError, TokenOrigin, explain
+from mt_core.mixing import MixedDataset
 
 WriteJsonl = Callable[[str, Iterable[str]], Path]
 starts_workers = pytest.mark.filterwarnings(r"ignore:This DataLoader will create \d worker processes:UserWarning")
@@ -242,7 +244,7 @@ def test_what_cannot_be_traced(dataset: TransformerDataset, tokenizer: MicroTran
     with pytest.raises(ProvenanceError, match="pass the batch's loader"):
         explain(batch, 1, 0, loader=short)
     batch["input_ids"][0, 1] += 1
-    with pytest.raises(ProvenanceError, match="was changed after it was built"):
+    with pytest.raises(ProvenanceError, match="was changed or augmented"):
         explain(batch, 0, 1, loader=dataset)
     assert explain(batch, -1, -8, loader=dataset).row == len(dataset) - 1
 
@@ -286,3 +288,34 @@ def test_the_path_in_the_header_leads_from_the_store_to_the_file(store_folder: P
         "on_error": "raise",
     }
     assert os.path.samefile(store_folder / reading["paths"][0], corpus)
+
+
+# Rows that move, and rows of several sources.
+
+
+def test_rows_that_are_jittered_are_traced_in_their_epoch() -> None:
+    dataset = TransformerDataset(stream(41), seq_length=4, provenance=True, augment=[OffsetJitter()])
+    loader = TokenLoader(dataset, batch_size=3, shuffle=True)
+    for batch in (batch for _ in range(3) for batch in loader):
+        for row, ids in enumerate(batch["input_ids"].tolist()):
+            for position, token_id in enumerate(ids):
+                origin = explain(batch, row, position, loader=loader)
+                assert origin.token_id == origin.stream_position == token_id and origin.epoch == loader.epoch
+
+
+def test_rows_of_a_mix_are_traced_to_their_source() -> None:
+    stores = [TokenStore.from_token_ids(range(n), vocab_size=41) for n in (41, 13)]
+    sources = [TransformerDataset(store, seq_length=4, provenance=True) for store in stores]
+    loader = TokenLoader(MixedDataset([(sources[0], 2), (sources[1], 1)]), batch_size=4, shuffle=True)
+    for batch in loader:
+        for row, ids in enumerate(batch["input_ids"].tolist()):
+            origin = explain(batch, row, 2, loader=loader)
+            assert origin.stream_position == ids[2]
+
+
+def test_a_token_that_was_masked_on_the_way_is_not_explained_away(tokenizer: MicroTransformerTokenizer) -> None:
+    store = TokenStore.from_documents(["The cat sat on the mat."] * 3, tokenizer)
+    dataset = TransformerDataset(store, tokenizer, seq_length=4, provenance=True, augment=[TokenMasking(rate=1.0)])
+    batch = next(iter(TokenLoader(dataset, batch_size=3)))
+    with pytest.raises(ProvenanceError, match="the batch was changed or augmented, or is of another loader"):
+        explain(batch, 0, 1, loader=dataset)

@@ -20,10 +20,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mt_core.cache import user_cache_dir
 from mt_core.lab.corpus_files import Corpus, Record, prepared_corpus, read_downloaded, split_by_hash, write_corpus
 from mt_core.lab.download import DownloadError, RemoteFile, download
 from mt_core.lab.python_files import python_documents
-from mt_core.store import user_cache_dir
 
 _HUB = "https://huggingface.co/datasets"
 

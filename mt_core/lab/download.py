@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from mt_core.store import file_sha256
+from mt_core.files import file_sha256
 
 BLOCK = 1 << 16  # bytes asked of the socket at once
 PROGRESS = 1 << 20  # a try that brings this many new bytes starts the count of failures anew

@@ -18,6 +18,7 @@ import torch
 from mt_core.corpus import CorpusError, Document, Paths, _as_paths, iterate_documents
 from mt_core.dataset import TransformerDataset
 from mt_core.loaders import TokenLoader
+from mt_core.mixing import MixedDataset
 from mt_core.store import TokenStore
 from mt_core.tokenizer import MicroTransformerTokenizer
 from mt_core.windows import IGNORE
@@ -79,7 +80,7 @@ def explain(
     row: int,
     position: int,
     *,
-    loader: TokenLoader | TransformerDataset,
+    loader: TokenLoader | TransformerDataset | MixedDataset,
     tokenizer: MicroTransformerTokenizer | None = None,
     field: Literal["input_ids", "labels"] = "input_ids",
     source: Paths | None = None,
@@ -111,8 +112,7 @@ def explain(
     built by  the main process
     """
     dataset = loader.dataset if isinstance(loader, TokenLoader) else loader
-    assert isinstance(dataset, TransformerDataset)
-    store = dataset.store
+    assert isinstance(dataset, TransformerDataset | MixedDataset)
     if "provenance" not in batch:
         raise ProvenanceError(
             "the batch does not say where its rows come from: make the loader with "
@@ -130,14 +130,19 @@ def explain(
         raise ProvenanceError(f"the label at row {row}, position {position} is masked ({IGNORE}): it is no token")
     if number >= len(dataset):
         raise ProvenanceError(f"the batch holds row {number}, this dataset has {len(dataset)}: pass the batch's loader")
-    where = int(dataset.rows.positions(np.array([number]))[0, position])
+    row_of_source = number
+    if isinstance(dataset, MixedDataset):
+        sources, _, rows = dataset.locate(np.array([number]))
+        dataset, row_of_source = dataset.sources[int(sources[0])], int(rows[0])
+    store = dataset.store
+    where = int(dataset.positions(np.array([row_of_source]), np.array([epoch or 0]))[0, position])
     if where < 0:
         raise ProvenanceError(f"row {row}, position {position} is padding after the end of a document: it is no token")
     where += field == "labels"
     if token_id != store.token_ids[where]:
         raise ProvenanceError(
             f"the batch has token {token_id} at row {row}, position {position}, the store has "
-            f"{store.token_ids[where]} at {where}: the batch was changed after it was built, or is of another loader"
+            f"{store.token_ids[where]} at {where}: the batch was changed or augmented, or is of another loader"
         )
     document = int(np.searchsorted(store.document_ends, where, side="right"))
     token_offset = where - (int(store.document_ends[document - 1]) if document else 0)

@@ -3,12 +3,13 @@
     torchrun … kinds.py FOLDER KIND…
 
 FOLDER/start/checkpoints holds a checkpoint of one process, which "KIND resumed" goes on from. What is refused on
-two processes goes to FOLDER/refused.RANK.json.
+two processes goes to FOLDER/refused.RANK.json, and what the command line says there to FOLDER/said.RANK.txt.
 """
 
 import json
 import shutil
 import sys
+from contextlib import redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +18,7 @@ import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
 
 from mt_core import MicroTransformer, TokenLoader, TokenStore, TrainConfig, TransformerDataset, evaluate, fit
+from mt_core.command_line import main
 from mt_core.distributed import check_same, create_mesh, group_of_loader, is_main, processes, ranks_of
 
 V = 64
@@ -29,7 +31,7 @@ MESHES = {
     "pipeline, data": (("dp", "pp"), (2, 2)),
     "fsdp, replicated": (("dp_replicate", "dp_shard"), (2, 2)),
 }
-CHANGES = {"muon": {"optimizer": "muon"}, "accumulated": {"accumulate": 2}, "untied": {}, "packed": {}}
+CHANGES = {"muon": {"optimizer": "muon"}, "accumulated": {"accumulate": 2}, "untied": {}, "packed": {}, "padded": {}}
 
 
 def make(seed: int = 0, *, tied: bool = True) -> MicroTransformer:
@@ -47,7 +49,7 @@ def loaders(kind: str, rank: int, world_size: int) -> tuple[TokenLoader, TokenLo
         ids = torch.randint(V, (n,), generator=draw).cumsum(0) % V // 3
         return TokenStore.from_token_ids(ids.tolist(), vocab_size=V, document_ends=ends.tolist())
 
-    chunking = "packed" if "packed" in kind else "contiguous"
+    chunking = "packed" if "packed" in kind else "per_document" if "padded" in kind else "contiguous"
     train, val = (TransformerDataset(store(n), seq_length=12, chunking=chunking) for n in (12 * 80 + 1, 12 * 11 - 5))
     settings = {"batch_size": 8, "seed": 5, "rank": rank, "world_size": world_size}
     return TokenLoader(train, shuffle=True, drop_last=True, **settings), TokenLoader(val, **settings)
@@ -103,6 +105,13 @@ def refused() -> list[str]:
     return said
 
 
+def command(folder: Path, parallel: str) -> list[str]:
+    """A command line that trains on FOLDER/train.txt, and on as many processes as run it."""
+    paths = [f"--train={folder / 'train.txt'}", f"--val={folder / 'val.txt'}", f"--out={folder / f'cli-{parallel}'}"]
+    shape = "--n-layer 2 --n-head 2 --n-embd 16 --vocab-size 264 --seq-length 8 --batch-size 4 --max-steps 3"
+    return [*paths, *shape.split(), "--device=cpu", "--warmup-steps=0", f"--parallel={parallel}"]
+
+
 if __name__ == "__main__":
     folder = Path(sys.argv[1])
     with processes("cpu", timeout_minutes=1) as many:
@@ -110,6 +119,8 @@ if __name__ == "__main__":
         if dist.get_world_size() == 2:
             text = json.dumps(refused())
             (folder / f"refused.{dist.get_rank()}.json").write_text(text, encoding="utf-8", newline="\n")
+            with (folder / f"said.{dist.get_rank()}.txt").open("w", encoding="utf-8") as said, redirect_stdout(said):
+                main(command(folder, "fsdp"))
         for kind in sys.argv[2:]:
             name = kind.split()[0].rstrip(",")
             mesh = create_mesh(name)
