@@ -213,14 +213,15 @@ class TransformerDataset(Dataset[Batch]):
         With `length_buckets`, T is the shortest of them that holds the longest of these rows. With augmentations a
         number stands for a row in an epoch: `epoch * len(dataset) + row`.
         """
-        missing = rows == NO_ROW
+        some_missing = rows.size > 0 and int(rows.min()) == NO_ROW  # the common answer, no, costs little
+        missing = rows == NO_ROW if some_missing else np.zeros(len(rows), dtype=bool)
         epochs = None
         if self._augmenter is not None:
             epochs, rows = np.divmod(np.where(missing, 0, rows), len(self))
             arrays = self._augmenter.gather(self.rows, rows, epochs)
         else:
-            arrays = self.rows.gather(np.where(missing, 0, rows) if missing.any() else rows)
-        if missing.any():
+            arrays = self.rows.gather(np.where(missing, 0, rows) if some_missing else rows)
+        if some_missing:
             for name, nothing in (("labels", IGNORE), ("document_ids", -1)):
                 if name in arrays:
                     arrays[name][missing] = nothing

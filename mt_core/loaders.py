@@ -22,7 +22,7 @@ from mt_core.mixing import MixedDataset
 from mt_core.order import BucketBatches, EpochSampler, data_ranks
 from mt_core.store import TokenStore
 from mt_core.tokenizer import MicroTransformerTokenizer
-from mt_core.workers import choose_pinning, choose_workers, main_module_hidden
+from mt_core.workers import choose_pinning, choose_workers, end_with_parent, main_module_hidden
 
 Source = str | os.PathLike[str] | TokenStore
 
@@ -135,6 +135,7 @@ class TokenLoader(DataLoader[Batch]):
             multiprocessing_context=context,
             prefetch_factor=prefetch_factor if policy.num_workers else None,
             persistent_workers=persistent_workers and policy.num_workers > 0,
+            worker_init_fn=end_with_parent,
             generator=torch.Generator().manual_seed(seed),  # PyTorch draws here, not from the global generator
         )
 

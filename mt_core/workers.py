@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import multiprocessing.connection
+import os
 import pickle
 import sys
+import threading
 import types
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -85,3 +88,19 @@ def main_module_hidden(sent: object) -> Iterator[None]:
         yield
     finally:
         sys.modules["__main__"] = main
+
+
+def end_with_parent(worker: int) -> None:
+    """Called in a new worker: if the process that started it is killed, the worker ends too.
+
+    PyTorch's own watch looks at the operating system's parent, which under forkserver is the server, and that lives on.
+    """
+    parent = multiprocessing.parent_process()
+    if parent is None:  # not a worker
+        return
+
+    def watch() -> None:
+        multiprocessing.connection.wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, name="end with parent", daemon=True).start()

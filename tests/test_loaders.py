@@ -3,8 +3,11 @@
 import inspect
 import itertools
 import json
+import os
 import random
+import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
@@ -534,3 +537,42 @@ def test_workers_import_the_main_program_only_for_what_it_defines(monkeypatch: p
     with pytest.raises(RuntimeError), main_module_hidden(create().dataset):
         raise RuntimeError("workers failed to start")
     assert sys.modules["__main__"] is main
+
+
+ORPHANS = """
+import sys, time
+from mt_core import TokenLoader, TokenStore, TransformerDataset
+
+if __name__ == "__main__":
+    store = TokenStore.from_token_ids(range(4000), vocab_size=4000)
+    dataset = TransformerDataset(store, seq_length=4)
+    batches = iter(TokenLoader(dataset, batch_size=2, num_workers=1, start_method=sys.argv[1]))
+    next(batches)
+    import multiprocessing
+    print(*(process.pid for process in multiprocessing.active_children()), flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a killed Windows process takes no signal to be seen by its pid")
+@pytest.mark.parametrize("method", ["forkserver", "spawn"])
+def test_workers_end_when_their_parent_is_killed(tmp_path: Path, method: str) -> None:
+    program = tmp_path / "orphans.py"
+    program.write_text(ORPHANS, encoding="utf-8")
+    with subprocess.Popen([sys.executable, str(program), method], stdout=subprocess.PIPE, encoding="utf-8") as process:
+        workers = [int(pid) for pid in process.stdout.readline().split()]
+        process.kill()
+    assert workers
+    deadline = time.monotonic() + 30
+    while any(is_alive(pid) for pid in workers) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not [pid for pid in workers if is_alive(pid)]
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    status = Path(f"/proc/{pid}/stat")  # who ended and was not yet cleared away is not alive
+    return not status.exists() or status.read_text(encoding="utf-8").rpartition(")")[2].split()[0] != "Z"

@@ -1,9 +1,12 @@
 """Exact resume: killed at any moment, as often as you like, the next process delivers what would have come."""
 
 import multiprocessing
+import os
+import signal
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -73,6 +76,9 @@ def ends(target, folder: Path, attempt: int, moment: tuple[int, float] | None, *
         return process.exitcode == 0
     finally:
         process.kill()
+        if os.name == "posix":
+            with suppress(ProcessLookupError, PermissionError):  # there is nobody left
+                os.killpg(process.pid, signal.SIGKILL)
         process.join()
 
 

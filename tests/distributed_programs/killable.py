@@ -3,6 +3,8 @@
 The next process goes on from the newest checkpoint, with other workers and another number of ranks if it likes.
 """
 
+import multiprocessing
+import os
 import sys
 from pathlib import Path
 
@@ -33,9 +35,16 @@ def model() -> MicroTransformer:
     return MicroTransformer(vocab_size=64, n_layer=1, n_head=2, n_embd=8)
 
 
+def begin() -> None:
+    """A group of its own, so that its workers can be killed with it, and one thread, as the machine is busy."""
+    if os.name == "posix" and multiprocessing.parent_process() is not None:
+        os.setpgid(0, 0)
+    torch.set_num_threads(1)
+
+
 def deliver(folder: Path, attempt: int, world_size: int = 1, **workers) -> None:
     """Write what all ranks together were given, a line a batch, to a file of this attempt."""
-    torch.set_num_threads(1)
+    begin()
     loaders = [loader(rank, world_size, **workers) for rank in range(world_size)]
     newest = latest_checkpoint(folder / "checkpoints")
     done = 0
@@ -59,6 +68,6 @@ def deliver(folder: Path, attempt: int, world_size: int = 1, **workers) -> None:
 
 def train(folder: Path, _: int, **workers) -> None:
     """Train; losses and checkpoints are where training puts them."""
-    torch.set_num_threads(1)
+    begin()
     for _ in training_steps(model(), loader(**workers), loader(), TRAIN, run_dir=folder):
         pass
