@@ -8,6 +8,7 @@ Shapes: B = batch_size, T = seq_length. Does not print.
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import Any
@@ -77,8 +78,10 @@ def stateful_loader(store: TokenStore, batch_size: int, seq_length: int) -> Iter
     """
     from torchdata.stateful_dataloader import StatefulDataLoader
 
-    dataset = RowDataset(store, seq_length)
-    return endless(StatefulDataLoader(dataset, batch_size=batch_size, shuffle=True, drop_last=True))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "'set_vital' is deprecated")  # torchdata 0.11 calls what torch 2.13 gives up
+        loader = StatefulDataLoader(RowDataset(store, seq_length), batch_size=batch_size, shuffle=True, drop_last=True)
+    return endless(loader)
 
 
 class ReadyRowDataset(Dataset[Batch]):

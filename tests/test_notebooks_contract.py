@@ -202,11 +202,15 @@ def lesson(
     words: int = 1000,
     setup: int = 6,
     guesses: int = 3,
+    seconds: int | None = 60,
 ) -> nbformat.NotebookNode:
     first = code("\n".join(f"import m{i}" for i in range(setup)))
     predictions = [code("guess = None") for _ in range(guesses)]
     between = [new_markdown_cell("word " * (words // middle)) for _ in range(middle)]
-    return notebook(new_markdown_cell(top), first, *predictions, *between, new_markdown_cell(end))
+    nb = notebook(new_markdown_cell(top), first, *predictions, *between, new_markdown_cell(end))
+    if seconds is not None:
+        nb.metadata["microtransformer"] = nbformat.from_dict({"seconds": seconds})
+    return nb
 
 
 def test_a_lesson_with_its_whole_frame_has_no_problems() -> None:
@@ -228,6 +232,8 @@ def test_a_lesson_with_its_whole_frame_has_no_problems() -> None:
         (lesson(words=2400), "words of prose, a lesson has 900"),
         (lesson(setup=7), "the set-up cell has 7 lines"),
         (lesson(guesses=2), "2 predictions"),
+        (lesson(seconds=61), "the stored run took 61 s, a lesson takes at most 60"),
+        (lesson(seconds=None), "the stored run took None s"),
     ],
 )
 def test_each_rule_for_a_lesson_can_fail(damaged: nbformat.NotebookNode, problem: str) -> None:
@@ -264,6 +270,16 @@ def test_storing_runs_in_a_fresh_kernel_of_this_interpreter_and_keeps_a_failing_
     before = path.read_bytes()
     assert nbrun.main([str(path)]) == 1
     assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("source", ["print(time.perf_counter())", "print(record(loader, step).words())", "tune(make)"])
+def test_a_cell_that_measures_is_not_compared(source: str) -> None:
+    exact = notebook(code(source, text("1\n")), code("print(1)", text("1\n")), *(code("print(2)") for _ in range(3)))
+    assert "measures, but its output is compared" in found(exact)
+    exact.cells[0].source = f"{nbrun.IGNORE}\n{source}"
+    assert found(exact) == ""
+    silent = notebook(code("def seconds():\n    return time.perf_counter()"))
+    assert found(silent) == "", "a function that will measure is not a measurement"
 
 
 def test_links_between_notebooks_lead_somewhere() -> None:
