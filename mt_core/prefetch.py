@@ -37,7 +37,7 @@ class DevicePrefetcher:
             return batches
         if self.device.type == "cuda":
             return self._one_ahead(batches)
-        return (_each_tensor(batch, lambda tensor: tensor.to(self.device)) for batch in batches)
+        return (each_tensor(batch, lambda tensor: tensor.to(self.device)) for batch in batches)
 
     def _one_ahead(self, batches: Iterator[Any]) -> Iterator[Any]:
         side = _SideStream(self.device)
@@ -107,7 +107,7 @@ class _SideStream:
     def start(self, batch: Any) -> Any:
         """Order the copy of a batch; returns at once if it is pinned."""
         with torch.cuda.stream(self.stream):
-            return _each_tensor(batch, lambda tensor: tensor.to(self.device, non_blocking=True))
+            return each_tensor(batch, lambda tensor: tensor.to(self.device, non_blocking=True))
 
     def finish(self, batch: Any) -> None:
         """Let what the caller orders from here on wait for the copies that were ordered so far."""
@@ -115,17 +115,17 @@ class _SideStream:
         current.wait_stream(self.stream)
         # The memory belongs to the side stream: unless told who else reads it, the allocator would give it to the
         # next copy as soon as Python lets go of the batch, with the step perhaps not done (torch.Tensor.record_stream).
-        _each_tensor(batch, lambda tensor: tensor.record_stream(current))
+        each_tensor(batch, lambda tensor: tensor.record_stream(current))
 
 
-def _each_tensor(batch: Any, change: Callable[[Tensor], Any]) -> Any:
+def each_tensor(batch: Any, change: Callable[[Tensor], Any]) -> Any:
     """The batch with `change` done to each tensor in it."""
     if isinstance(batch, Tensor):
         return change(batch)
     if isinstance(batch, Mapping):
-        return {name: _each_tensor(value, change) for name, value in batch.items()}
+        return {name: each_tensor(value, change) for name, value in batch.items()}
     if isinstance(batch, tuple) and hasattr(batch, "_fields"):
-        return type(batch)(*(_each_tensor(value, change) for value in batch))
+        return type(batch)(*(each_tensor(value, change) for value in batch))
     if isinstance(batch, list | tuple):
-        return type(batch)(_each_tensor(value, change) for value in batch)
+        return type(batch)(each_tensor(value, change) for value in batch)
     return batch

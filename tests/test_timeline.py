@@ -167,7 +167,7 @@ def test_cuda_is_timed_by_events_on_the_device(monkeypatch) -> None:
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: "stream")
     monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
     monkeypatch.setattr(module, "_clock", lambda: 100.0)
-    monkeypatch.setattr(module, "_each_tensor", lambda batch, change: batch)
+    monkeypatch.setattr(module, "each_tensor", lambda batch, change: batch)
     work = module._CudaWork(torch.device("cuda"))
     for batch in range(2):
         work.run(lambda batch: None, batch, batch)

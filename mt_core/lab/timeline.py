@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, default_colla
 
 from mt_core.dataset import check_count
 from mt_core.lab.spans import DEVICE, MAIN, PIN, Kind, Span, Timeline, worker_lane
+from mt_core.prefetch import each_tensor
 
 _Raw = tuple[str, Kind, int, float, float]  # lane, kind, batch, start and end by the clock: a span in the making
 _END = object()
@@ -209,22 +210,9 @@ class _TimedBatch:
     def pin_memory(self) -> _TimedBatch:
         """Called by PyTorch's loader, in its pin thread or in the main process."""
         start = _clock()
-        self.batch = _each_tensor(self.batch, Tensor.pin_memory)
+        self.batch = each_tensor(self.batch, Tensor.pin_memory)
         self.pin = (start, _clock())
         return self
-
-
-def _each_tensor(batch: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    """The batch with `change` done to each tensor in it."""
-    if isinstance(batch, Tensor):
-        return change(batch)
-    if isinstance(batch, Mapping):
-        return {name: _each_tensor(value, change) for name, value in batch.items()}
-    if isinstance(batch, tuple) and hasattr(batch, "_fields"):
-        return type(batch)(*(_each_tensor(value, change) for value in batch))
-    if isinstance(batch, list | tuple):
-        return type(batch)(_each_tensor(value, change) for value in batch)
-    return batch
 
 
 # -- copy and compute --------------------------------------------------------------------------------------------
@@ -241,7 +229,7 @@ class _Work:
     def run(self, step: Callable[[Any], Any], batch: Any, number: int) -> None:
         start = _clock()
         if self.device is not None:
-            batch = _each_tensor(batch, lambda tensor: tensor.to(self.device))
+            batch = each_tensor(batch, lambda tensor: tensor.to(self.device))
         copied = _clock()
         step(batch)
         if self.waits:
@@ -273,7 +261,7 @@ class _CudaWork(_Work):
         events = tuple(torch.cuda.Event(enable_timing=True) for _ in range(3))
         start = _clock()
         events[0].record(stream)
-        batch = _each_tensor(batch, lambda tensor: tensor.to(self.device, non_blocking=True))
+        batch = each_tensor(batch, lambda tensor: tensor.to(self.device, non_blocking=True))
         events[1].record(stream)
         copied = _clock()
         step(batch)
