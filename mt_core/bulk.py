@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import numpy as np
 import tiktoken
 
-from mt_core.tokenizer import MicroTransformerTokenizer, _check_text, has_long_blank
+from mt_core.tokenizer import MicroTransformerTokenizer, check_text, has_long_blank
 
 # The tokenizer's pattern with a pair of brackets: what stands in them needs no look ahead, and as one expression the
 # engine gives it to its fast half. Words are the same.
@@ -56,7 +56,7 @@ class BulkEncoder:
             TypeError: text is not a string.
             TokenizerError: text holds half of a surrogate pair.
         """
-        _check_text(text, "text")
+        check_text(text, "text")
         if self._fast is None or has_long_blank(text):
             return np.array(self.tokenizer._backend.encode(text, add_special_tokens=False).ids, dtype=np.uint32)
         return self._fast.encode_to_numpy(text, disallowed_special=())

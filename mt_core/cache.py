@@ -47,7 +47,7 @@ def open_corpus(
     content = file_sha256(file) if isinstance(file, Path) else describe_file(file)[1]
     rules = [FORMAT, VERSION, content, tokenizer.fingerprint(), is_jsonl, text_field, sample_by, on_error]
     key = hashlib.sha256(json.dumps(rules).encode()).hexdigest()[:16]
-    beside = _cache_beside(file) if isinstance(file, Path) else user_cache_dir() / "stores"
+    beside = cache_beside(file) if isinstance(file, Path) else user_cache_dir() / "stores"
     folder = Path(cache_dir) if cache_dir is not None else beside
     target = folder / f"{Path(file).name}-{key}"
     made_here = not folder.exists()
@@ -90,7 +90,8 @@ def user_cache_dir() -> Path:
     return base / "microtransformer"
 
 
-def _cache_beside(path: Path) -> Path:
+def cache_beside(path: Path) -> Path:
+    """Where what is made from a file is kept: a folder beside it, or the user's cache if that cannot be written."""
     beside = path.parent / ".mt_cache"
     writable = os.access(beside if beside.exists() else path.parent, os.W_OK)
     return beside if writable else user_cache_dir() / "stores"

@@ -25,7 +25,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from mt_core.bulk import BulkEncoder
-from mt_core.cache import _cache_beside
+from mt_core.cache import cache_beside
 from mt_core.corpus import Kind, OnError, SampleBy, iterate_documents, kind_of
 from mt_core.files import CorpusError, describe_file, file_sha256, find_files, is_packed
 from mt_core.store import ENDS, HEADER, StoreError, TokenStore, dtype_for, make_header
@@ -220,7 +220,7 @@ def open_text(
     stamp = describe_file(file)[1]
     rules = [_FORMAT, _VERSION, file_sha256(file), tokenizer.fingerprint(), reading]
     key = hashlib.sha256(json.dumps(rules).encode()).hexdigest()[:16]
-    folder = _cache_beside(file) if cache_dir is None else Path(cache_dir)
+    folder = cache_beside(file) if cache_dir is None else Path(cache_dir)
     target = (folder / f"{file.name}-index-{key}").absolute()
     file = file.absolute()
     try:

@@ -105,7 +105,7 @@ class MicroTransformerTokenizer:
         def checked() -> Iterator[str]:
             nonlocal characters
             for number, text in enumerate(texts):
-                _check_text(text, f"text number {number}")
+                check_text(text, f"text number {number}")
                 characters += len(text)
                 yield text
 
@@ -176,7 +176,7 @@ class MicroTransformerTokenizer:
             TypeError: text is not a string.
             TokenizerError: text cannot be written as UTF-8 (it holds half of a surrogate pair).
         """
-        _check_text(text, "text")
+        check_text(text, "text")
         encoding = self._backend.encode(text)
         return {
             "input_ids": encoding.ids,
@@ -192,7 +192,7 @@ class MicroTransformerTokenizer:
 
     def token_ids(self, text: str) -> list[int]:
         """The same ids as `encode(text)["input_ids"]`, by tiktoken with the same merges; for whole corpora."""
-        _check_text(text, "text")
+        check_text(text, "text")
         if self._fast is None:
             self._fast = self._create_fast()
         if self._fast is None or has_long_blank(text):
@@ -301,7 +301,13 @@ def has_long_blank(text: str) -> bool:
     return any(text[place].isspace() for place in places) and _A_LONG_BLANK.search(text) is not None
 
 
-def _check_text(text: object, name: str) -> None:
+def check_text(text: object, name: str) -> None:
+    """Refuse what is not a string of whole characters.
+
+    Raises:
+        TypeError: not a string.
+        TokenizerError: half of a surrogate pair.
+    """
     if not isinstance(text, str):
         raise TypeError(f"{name} is {type(text).__name__}, a string is needed")
     if not text.isascii():

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -94,3 +95,15 @@ def start_script(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]
     for process in started:  # a test that failed may not have waited
         process.kill()
         process.communicate()
+
+
+@pytest.fixture
+def say(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """`say(check, answer)` is what the check of an exercise or a prediction prints about an answer."""
+
+    def printed(check: Callable[..., None], *arguments: Any, **named: Any) -> str:
+        capsys.readouterr()
+        assert check(*arguments, **named) is None
+        return capsys.readouterr().out
+
+    return printed

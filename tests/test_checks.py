@@ -15,18 +15,6 @@ Rows = list[tuple[list[int], list[int]]]
 Say = Callable[..., str]
 
 
-@pytest.fixture
-def say(capsys: pytest.CaptureFixture[str]) -> Say:
-    """`say(check, answer)` is what a check prints about an answer."""
-
-    def printed(check: Callable[..., None], *arguments: Any, **settings: Any) -> str:
-        capsys.readouterr()
-        assert check(*arguments, **settings) is None
-        return capsys.readouterr().out
-
-    return printed
-
-
 @pytest.mark.parametrize(
     ("guess", "answer", "expected"),
     [

@@ -14,18 +14,6 @@ from mt_core.training import loss_of
 Say = Callable[..., str]
 
 
-@pytest.fixture
-def say(capsys: pytest.CaptureFixture[str]) -> Say:
-    """`say(check, answer)` is what a check prints about an answer."""
-
-    def printed(check: Callable[..., None], answer: Callable[..., Any]) -> str:
-        capsys.readouterr()
-        assert check(answer) is None
-        return capsys.readouterr().out
-
-    return printed
-
-
 def total(means: list[float], targets: list[int]) -> float:
     return sum(mean * count for mean, count in zip(means, targets, strict=True))
 

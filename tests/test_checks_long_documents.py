@@ -13,18 +13,6 @@ from mt_core.model import document_mask
 Say = Callable[..., str]
 
 
-@pytest.fixture
-def say(capsys: pytest.CaptureFixture[str]) -> Say:
-    """`say(check, answer)` is what a check prints about an answer."""
-
-    def printed(check: Callable[..., None], answer: Callable[..., Any]) -> str:
-        capsys.readouterr()
-        assert check(answer) is None
-        return capsys.readouterr().out
-
-    return printed
-
-
 def same(ids: torch.Tensor) -> torch.Tensor:
     return ids[:, :, None] == ids[:, None, :]
 

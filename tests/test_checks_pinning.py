@@ -14,18 +14,6 @@ Say = Callable[..., str]
 Batch = dict[str, Tensor]
 
 
-@pytest.fixture
-def say(capsys: pytest.CaptureFixture[str]) -> Say:
-    """`say(check, answer)` is what a check prints about an answer."""
-
-    def printed(check: Callable[..., None], answer: Any) -> str:
-        capsys.readouterr()
-        assert check(answer) is None
-        return capsys.readouterr().out
-
-    return printed
-
-
 def smallest(vocab_size: int) -> torch.dtype:
     types = (torch.int8, torch.int16, torch.int32, torch.int64)
     return types[sum(vocab_size > 1 << bits for bits in (7, 15, 31))]

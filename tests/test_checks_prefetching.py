@@ -12,18 +12,6 @@ from mt_core.lab.checks import prefetching
 Say = Callable[..., str]
 
 
-@pytest.fixture
-def say(capsys: pytest.CaptureFixture[str]) -> Say:
-    """`say(check, answer)` is what a check prints about an answer."""
-
-    def printed(check: Callable[..., None], answer: Any) -> str:
-        capsys.readouterr()
-        assert check(answer) is None
-        return capsys.readouterr().out
-
-    return printed
-
-
 def limit(fetch: float, compute: float, workers: int, cores: int) -> float:
     if workers == 0:
         return 1 / (fetch + compute)

@@ -14,18 +14,6 @@ from mt_core.lab.shuffling import shuffle_blocks, shuffle_fully, shuffle_with_bu
 Say = Callable[..., str]
 
 
-@pytest.fixture
-def say(capsys: pytest.CaptureFixture[str]) -> Say:
-    """`say(check, answer)` is what a check prints about an answer."""
-
-    def printed(check: Callable[..., None], *arguments: Any) -> str:
-        capsys.readouterr()
-        assert check(*arguments) is None
-        return capsys.readouterr().out
-
-    return printed
-
-
 def untouched(*arguments: Any) -> Any: ...
 
 

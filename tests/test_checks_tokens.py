@@ -12,18 +12,6 @@ from mt_core.lab import checks
 Say = Callable[..., str]
 
 
-@pytest.fixture
-def say(capsys: pytest.CaptureFixture[str]) -> Say:
-    """`say(check, answer)` is what a check prints about an answer."""
-
-    def printed(check: Callable[..., None], answer: Callable[..., Any]) -> str:
-        capsys.readouterr()
-        assert check(answer) is None
-        return capsys.readouterr().out
-
-    return printed
-
-
 def record(text: str) -> str:
     return json.dumps({"text": text})
 

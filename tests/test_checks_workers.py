@@ -17,18 +17,6 @@ from mt_core.lab.checks import workers
 Say = Callable[..., str]
 
 
-@pytest.fixture
-def say(capsys: pytest.CaptureFixture[str]) -> Say:
-    """`say(check, answer)` is what a check prints about an answer."""
-
-    def printed(check: Callable[..., None], answer: Any) -> str:
-        capsys.readouterr()
-        assert check(answer) is None
-        return capsys.readouterr().out
-
-    return printed
-
-
 def delivered(arrived: list[int]) -> list[list[int]]:
     waiting, due, result = set(), 0, []
     for number in arrived:

@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import FixedLocator, NullLocator
 
-from mt_core.lab.plots.losses import spread
+from mt_core.lab.plots.losses import name_ends
 from mt_core.lab.style import BLACK, BLUE, GREEN, GREY, ORANGE, PALE, RED, label_line, style
 from mt_core.windows import IGNORE
 
@@ -107,20 +107,7 @@ def plot_means(
         ax.margins(x=0)
         ax.set(title="Does the reported loss depend on the batch size?", xlabel="batch size (rows)")
         ax.set_ylabel("loss (nats per token)")
-        names.sort()
-        low, high = ax.get_ylim()
-        for (height, name, color), y in zip(names, spread([n[0] for n in names], 0.1 * (high - low)), strict=True):
-            ax.annotate(
-                name,
-                (1.0, height),
-                xycoords=("axes fraction", "data"),
-                xytext=(1.04, y),
-                textcoords=("axes fraction", "data"),
-                va="center",
-                color=BLACK,
-                arrowprops={"arrowstyle": "-", "color": color, "linewidth": 1.2, "shrinkA": 1, "shrinkB": 0},
-                annotation_clip=False,
-            )
+        name_ends(ax, names, 0.1)
         return ax
 
 

@@ -71,22 +71,7 @@ def plot_runs(
         ax.set(title="Is the loss too good to be true?", xlabel="step", ylabel="loss (nats per token)")
         ax.margins(x=0)
         ax.set_ylim(-0.15, 1.05 * max([height for height, _, _ in names] + [max(losses) for losses in runs.values()]))
-        names.sort()
-        low, high = ax.get_ylim()
-        for (height, name, color), y in zip(
-            names, spread([n[0] for n in names], _TEXT_GAP * (high - low)), strict=True
-        ):
-            ax.annotate(
-                name,
-                (1.0, height),
-                xycoords=("axes fraction", "data"),
-                xytext=(1.04, y),
-                textcoords=("axes fraction", "data"),
-                va="center",
-                color=BLACK,
-                arrowprops={"arrowstyle": "-", "color": color, "linewidth": 1.2, "shrinkA": 1, "shrinkB": 0},
-                annotation_clip=False,
-            )
+        name_ends(ax, names, _TEXT_GAP)
         return ax
 
 
@@ -100,6 +85,29 @@ def running_mean(values: Sequence[float], width: int) -> np.ndarray:
     ends = np.arange(1, len(sums))
     starts = np.maximum(ends - width, 0)
     return (sums[ends] - sums[starts]) / (ends - starts)
+
+
+def name_ends(ax: Axes, ends: Sequence[tuple[float, str, str]], gap: float) -> None:
+    """Name lines at the right edge of `ax`, moved apart where they would overlap.
+
+    Args:
+        ends: height of the line's end in data units, its name, its colour.
+        gap: the least distance of two names, as a share of the height of the axes, which must be final.
+    """
+    ends = sorted(ends)
+    low, high = ax.get_ylim()
+    for (height, name, color), y in zip(ends, spread([end[0] for end in ends], gap * (high - low)), strict=True):
+        ax.annotate(
+            name,
+            (1.0, height),
+            xycoords=("axes fraction", "data"),
+            xytext=(1.04, y),
+            textcoords=("axes fraction", "data"),
+            va="center",
+            color=BLACK,
+            arrowprops={"arrowstyle": "-", "color": color, "linewidth": 1.2, "shrinkA": 1, "shrinkB": 0},
+            annotation_clip=False,
+        )
 
 
 def spread(values: Sequence[float], gap: float) -> list[float]:
