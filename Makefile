@@ -1,5 +1,5 @@
 # Aliases for start.py, which does the work on every system: make lab, make test.
-# Options go into ARGS, a corpus into DATA (make train DATA=my.txt), another Python into PYTHON: make test PYTHON=python3.13 ARGS="-k store"
+# Options go into ARGS, a corpus into DATA (make train DATA=my.txt, make bench-train DATA=my.txt), another Python into PYTHON: make test PYTHON=python3.13 ARGS="-k store"
 ifeq ($(OS),Windows_NT)
 PYTHON ?= python
 else
@@ -7,7 +7,7 @@ PYTHON ?= $(shell command -v python3 || command -v python)
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lab test test-browser train bench notebooks
+.PHONY: help setup lab test test-browser train bench bench-train notebooks
 
 help:
 	@$(PYTHON) start.py --help
@@ -17,3 +17,6 @@ setup lab test test-browser bench notebooks:
 
 train:
 	@$(PYTHON) start.py train $(if $(DATA),"$(DATA)") $(ARGS)
+
+bench-train:
+	@$(PYTHON) start.py bench-train $(if $(DATA),--data "$(DATA)") $(ARGS)

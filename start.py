@@ -5,6 +5,7 @@
     python start.py test-browser  set up, then run every notebook in JupyterLab in a Chromium, Chrome or Edge
     python start.py train         set up, then run the main training job without a notebook
     python start.py bench         set up, then measure the loaders on this machine
+    python start.py bench-train   set up, then measure training against the well-known character model
     python start.py notebooks     set up, then run all stored notebooks again and store their outputs
     python start.py setup         set up only
 
@@ -46,9 +47,9 @@ OLDEST, NEWEST = (3, 11), (3, 14)
 LINUX = sys.platform.startswith("linux")
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 NEEDED_GB = 2
-COMMANDS = ("lab", "test", "test-browser", "train", "bench", "notebooks", "setup")
+COMMANDS = ("lab", "test", "test-browser", "train", "bench", "bench-train", "notebooks", "setup")
 LAB = ("lab",)  # extras in pyproject.toml
-TESTS = {"test": ("lab", "test", "peers"), "test-browser": ("lab", "test", "browser")}
+TESTS = {"test": ("lab", "test", "peers", "tensorboard"), "test-browser": ("lab", "test", "browser")}
 NEEDS = {
     "lab": ("torch", "jupyterlab", "matplotlib"),
     "test": ("torch", "pytest", "nbval", "xdist", "hypothesis"),
@@ -372,6 +373,7 @@ def command_line(command: str, python: Path, extra: "list[str]") -> "list[str]":
         words = {
             "train": ["-m", "mt_core.lab.train"],
             "bench": ["benchmarks/bench_loader.py"],
+            "bench-train": ["benchmarks/bench_train.py"],
             "notebooks": ["tools/nbrun.py"],
         }[command]
     return [str(python), *words, *extra]

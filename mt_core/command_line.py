@@ -5,13 +5,15 @@ On several processes: `torchrun --nproc-per-node=2 -m mt_core.training …`, wit
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import platform
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import torch
 import tyro
@@ -28,8 +30,11 @@ from mt_core.distributed import (
     ranks_of,
     started_by_torchrun,
 )
+from mt_core.export import export_pretrained
+from mt_core.flops import mfu, peak_flops
 from mt_core.loaders import TokenLoader, create_dataloaders
 from mt_core.model import MicroTransformer
+from mt_core.records import Record, Sample
 from mt_core.tokenizer import MicroTransformerTokenizer
 from mt_core.training import History, TrainConfig, fit
 
@@ -54,20 +59,28 @@ class RunSettings:
     """Tokens in a row."""
     chunking: Chunking = "contiguous"
     """How rows are cut from documents."""
+    token_budget: int | None = None
+    """Rows of about one length together, so many tokens in a batch, instead of `batch_size`."""
     num_workers: int = 0
     """Processes that build batches."""
-    n_layer: int = 4
-    """Blocks of the model."""
-    n_head: int = 4
-    """Attention heads."""
-    n_embd: int = 128
-    """Width of the model."""
+    preset: Literal["1m", "5m", "20m", "124m"] = "1m"
+    """Shape of the model, by about how many parameters it has."""
+    n_layer: int | None = None
+    """Blocks of the model, if not those of the preset."""
+    n_head: int | None = None
+    """Attention heads, if not those of the preset."""
+    n_embd: int | None = None
+    """Width of the model, if not that of the preset."""
     seed: int = 0
     """Chooses the initial weights and the order of rows."""
     device: str = "auto"
     """"cpu", "cuda" and so on; "auto" takes an accelerator if there is one."""
     threads: int | None = None
     """CPU threads; PyTorch's own choice if left out."""
+    export: bool = False
+    """Also write a folder that `transformers` opens as a Llama model."""
+    tensorboard: bool = False
+    """Also write the records for TensorBoard: `pip install -e ".[tensorboard]"`."""
     timeout_minutes: float = 10.0
     """How long one of several processes waits for the others before it gives up."""
     training: Annotated[TrainConfig, tyro.conf.arg(name="")] = field(default_factory=TrainConfig)
@@ -114,6 +127,7 @@ def _run(settings: RunSettings, device: torch.device, progress: bool) -> Run:
             settings.seq_length,
             settings.num_workers,
             chunking=settings.chunking,
+            token_budget=settings.token_budget,
             seed=settings.seed,
             rank=rank,
             world_size=world_size,
@@ -122,27 +136,57 @@ def _run(settings: RunSettings, device: torch.device, progress: bool) -> Run:
             out.mkdir(parents=True, exist_ok=True)
             tokenizer.save_pretrained(out / "tokenizer")
     torch.manual_seed(settings.seed)
-    model = MicroTransformer(
-        vocab_size=tokenizer.get_vocab_size(),
-        n_layer=settings.n_layer,
-        n_head=settings.n_head,
-        n_embd=settings.n_embd,
-    ).to(device)
-    history = fit(
-        model,
-        train_loader,
-        val_loader,
-        settings.training,
-        tokenizer=tokenizer,
-        run_dir=out,
-        mesh=mesh,
-        progress=progress,
-    )
+    changes = {name: v for name in ("n_layer", "n_head", "n_embd") if (v := getattr(settings, name)) is not None}
+    model = MicroTransformer.preset(settings.preset, vocab_size=tokenizer.get_vocab_size(), **changes).to(device)
+    with tensorboard_records(out) if settings.tensorboard and is_main() else nullcontext() as on_record:
+        history = fit(
+            model,
+            train_loader,
+            val_loader,
+            settings.training,
+            tokenizer=tokenizer,
+            run_dir=out,
+            mesh=mesh,
+            progress=progress,
+            on_record=on_record,
+        )
     if is_main():
         save_model(model, out / "model.safetensors")
+        if settings.export and not (exported := out / f"export-{history.steps[-1].step}").exists():
+            export_pretrained(model, tokenizer, exported)
         described = json.dumps({**_described(settings), "model": model.settings()}, indent=2)
         (out / "settings.json").write_text(described + "\n", encoding="utf-8", newline="\n")
     return Run(settings, model, tokenizer, train_loader, val_loader, history)
+
+
+@contextmanager
+def tensorboard_records(run_dir: Path) -> Iterator[Callable[[Record], None]]:
+    """What writes records to `run_dir/tensorboard`; the file is closed at the end.
+
+    A run that goes on writes its own steps anew: from its first record on, what is there from before is void.
+
+    Raises:
+        ValueError: the package is not installed.
+    """
+    if importlib.util.find_spec("tensorboard") is None:
+        raise ValueError('TensorBoard is not installed: pip install -e ".[tensorboard]", or leave --tensorboard out')
+    from torch.utils.tensorboard import SummaryWriter
+
+    with ExitStack() as stack:
+        writers: list[SummaryWriter] = []
+
+        def write(record: Record) -> None:
+            if not writers:
+                made = SummaryWriter(str(run_dir / "tensorboard"), purge_step=record.step)  # type: ignore[no-untyped-call]
+                writers.append(stack.enter_context(made))
+            if isinstance(record, Sample):
+                writers[0].add_text("sample", record.text, record.step)  # type: ignore[no-untyped-call]
+                return
+            for name, value in asdict(record).items():
+                if name not in ("step", "epoch", "n_targets") and value is not None:
+                    writers[0].add_scalar(f"{type(record).__name__.lower()}/{name}", value, record.step)  # type: ignore[no-untyped-call]
+
+        yield write
 
 
 def _tokenizer(settings: RunSettings) -> MicroTransformerTokenizer:
@@ -187,15 +231,39 @@ def summary(run: Run) -> list[tuple[str, str]]:
     """The table of a run: what was trained on what, how far it came and how fast."""
     rows, last = run.train_loader.dataset, run.history.evaluations[-1]
     steps = run.history.steps
+    speed = tokens_per_second(run.history)
     return [
         ("model", f"{run.model.n_parameters():,} parameters, vocabulary {len(run.tokenizer):,}"),
         ("trained on", f"{len(rows.store):,} tokens in {len(rows):,} rows of {rows.seq_length}"),  # type: ignore
         ("steps", f"{steps[-1].step:,} of {run.settings.batch_size} rows, {steps[-1].tokens:,} tokens"),
-        ("time", f"{steps[-1].seconds:.0f} s training, {steps[-1].tokens / steps[-1].seconds:,.0f} tokens/s"),
+        ("time", f"{steps[-1].seconds:.0f} s training, {speed:,.0f} tokens/s in its second half"),
+        ("MFU", _mfu_words(run, speed)),
         ("training loss", f"{sum(s.loss for s in steps[-20:]) / len(steps[-20:]):.3f} nats per token, last 20 steps"),
         ("validation loss", f"{last.nats_per_token:.4f} nats per token over {last.n_targets:,} targets"),
         ("", f"{last.bits_per_byte:.4f} bits per byte"),
     ]
+
+
+def tokens_per_second(history: History) -> float:
+    """Over the second half of the steps: the first has what is done once, compiling for instance."""
+    first, last = history.steps[len(history.steps) // 2 - 1], history.steps[-1]
+    if len(history.steps) == 1:
+        return last.tokens / last.seconds
+    return (last.tokens - first.tokens) / (last.seconds - first.seconds)
+
+
+def _mfu_words(run: Run, speed: float) -> str:
+    """Model FLOPs utilisation of one device, by the count of `mt_core.flops`, if the device's peak is known."""
+    device = next(run.model.parameters()).device
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    dtype = torch.float32 if run.settings.training.precision == "float32" else torch.bfloat16
+    share = mfu(
+        speed / int(os.environ.get("WORLD_SIZE", 1)),
+        run.model.config,
+        run.settings.seq_length,
+        peak_flops(name, dtype),
+    )
+    return f"unknown, for want of a peak rate of {name}" if share is None else f"{share:.1%} of the peak of {name}"
 
 
 def _described(settings: RunSettings) -> dict[str, Any]:

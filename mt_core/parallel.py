@@ -8,9 +8,11 @@ and saved. So each process holds the whole weights once, but gradients, optimize
 from __future__ import annotations
 
 import copy
+import importlib.util
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -40,6 +42,8 @@ class OneProcess:
         rank, world_size: which data rank this is, of how many.
     """
 
+    can_compile = True
+
     def __init__(
         self, model: MicroTransformer, optimizers: list[Optimizer], config: TrainConfig, mesh: DeviceMesh | None = None
     ) -> None:
@@ -55,7 +59,7 @@ class OneProcess:
         for number, batch in enumerate(batches):
             with self._reducing(number == len(batches) - 1):
                 with self._autocast(count.device):
-                    part = loss_of(self._called(), batch, reduction="sum") / count  # each target weighs the same
+                    part = self._summed_loss(batch) / count  # each target weighs the same
                 self._scaled(part).backward()
             loss += part.detach()
         self._finish_gradients()
@@ -77,6 +81,21 @@ class OneProcess:
     def _called(self) -> nn.Module:
         """What makes logits of a batch."""
         return self.trained
+
+    @cached_property
+    def _summed_loss(self) -> Callable[[Batch], Tensor]:
+        """The summed loss of a batch, with the model as one compiled program if the settings ask for it: on a large
+        vocabulary, that the logits need not be written down as float32 is a good part of what compiling brings."""
+        plain = partial(loss_of, self._called(), reduction="sum")
+        return torch.compile(plain) if self.compiles else plain
+
+    @property
+    def compiles(self) -> bool:
+        """Whether the settings, or where they are silent the device, ask for `torch.compile`."""
+        if self.config.compile is not None:
+            return self.config.compile
+        on_cuda = next(self.model.parameters()).is_cuda
+        return on_cuda and self.can_compile and importlib.util.find_spec("triton") is not None
 
     def _reducing(self, last: bool) -> AbstractContextManager[Any]:
         """Around the backward pass of a batch: the gradients are summed over ranks in the last one."""
@@ -124,6 +143,8 @@ class DataParallel(OneProcess):
 
 class Spread(OneProcess):
     """What kinds that cut a copy of the model into pieces have in common."""
+
+    can_compile = False
 
     def __init__(self, model: Any, whole: list[Optimizer], config: TrainConfig, mesh: DeviceMesh) -> None:
         super().__init__(model, [], config, mesh)
@@ -260,7 +281,7 @@ def parallelize(
         return OneProcess(model, optimizers, config)
     mesh = mesh or create_mesh(kind, next(model.parameters()).device.type)
     assert mesh is not None
-    kinds: dict[str, tuple[Callable[..., OneProcess], tuple[str, ...]]] = {
+    kinds: dict[str, tuple[type[OneProcess], tuple[str, ...]]] = {
         "ddp": (DataParallel, ()),
         "fsdp": (FullySharded, ()),
         "tensor": (TensorParallel, TENSOR),
@@ -271,6 +292,8 @@ def parallelize(
     if len(shared) != bool(needed) or not set(shared) <= set(needed):
         what = f"exactly one of {', '.join(needed)}" if needed else f"dimensions of {', '.join(SPLIT)} alone"
         raise ValueError(f"parallel={kind!r} needs a mesh with {what}, this one has {', '.join(dimensions(mesh))}")
+    if config.compile and not make.can_compile:
+        raise ValueError(f"compile=True works on one process and with parallel='ddp', not with {kind!r}: leave it out")
     return make(model, optimizers, config, mesh)
 
 

@@ -20,8 +20,10 @@ class TrainConfig:
         max_steps: stop after this many optimizer steps, even in the middle of an epoch; None for all.
         optimizer: "adamw", or "muon" for the matrices inside the blocks and AdamW for the rest.
         learning_rate: AdamW's highest, reached after the warmup; Muon's is 0.15 of it.
-        warmup_steps: steps of linear rise from 0; the rate then falls linearly to 0 at the last step, as
-            `transformers.get_linear_schedule_with_warmup` has it.
+        schedule: after the warmup "linear" falls linearly to 0 at the last step, as
+            `transformers.get_linear_schedule_with_warmup` has it; "wsd" (warmup, stable, decay) stays, and falls to 0
+            over the last `decay_share` of all steps (Hägele et al. 2024, arXiv:2405.18392).
+        warmup_steps: steps of linear rise from 0.
         length_warmup_steps: for this many steps rows are cut into 8, then 4, then 2 pieces, as many as divide them:
             shorter rows first, the same targets (Li et al. 2021, arXiv:2108.06084).
         weight_decay: on matrices alone, not on embeddings or norms.
@@ -31,6 +33,8 @@ class TrainConfig:
         evaluate_every: steps between evaluations; None evaluates after each epoch. The last step always is.
         checkpoint_every: steps between checkpoints in `run_dir`; None writes one after each epoch.
         precision: "float32", or "bfloat16" for autocast; None takes bfloat16 on CUDA.
+        compile: let `torch.compile` make one program of model and loss, which takes a minute at first; None does so on
+            CUDA where Triton is. On a CPU it needs a C++ compiler. Kinds that cut the model do without.
         parallel: how processes share the work: "none", "ddp" (each a slice of the batch), "fsdp" (that, and a share of
             all weights), "tensor" (each some heads), "pipeline" (each half of the blocks). None is "ddp" where
             several run. A run may be resumed with another kind and another number of processes.
@@ -40,7 +44,9 @@ class TrainConfig:
     max_steps: int | None = None
     optimizer: Literal["adamw", "muon"] = "adamw"
     learning_rate: float = 1e-3
+    schedule: Literal["linear", "wsd"] = "linear"
     warmup_steps: int = 100
+    decay_share: float = 0.2
     length_warmup_steps: int = 0
     weight_decay: float = 0.1
     betas: tuple[float, float] = (0.9, 0.95)
@@ -49,6 +55,7 @@ class TrainConfig:
     evaluate_every: int | None = None
     checkpoint_every: int | None = None
     precision: Literal["float32", "bfloat16"] | None = None
+    compile: bool | None = None
     parallel: Literal["none", "ddp", "fsdp", "tensor", "pipeline"] | None = None
 
     def __post_init__(self) -> None:
@@ -72,6 +79,10 @@ class TrainConfig:
             raise ValueError(f"clip_norm={self.clip_norm}, a number above 0 is needed, or None to leave gradients")
         if self.optimizer not in ("adamw", "muon"):
             raise ValueError(f"optimizer={self.optimizer!r}, it must be 'adamw' or 'muon'")
+        if self.schedule not in ("linear", "wsd"):
+            raise ValueError(f"schedule={self.schedule!r}, it must be 'linear' or 'wsd'")
+        if not 0 < self.decay_share <= 1:
+            raise ValueError(f"decay_share={self.decay_share}, a share above 0 and at most 1 is needed")
         if self.precision not in (None, "float32", "bfloat16"):
             raise ValueError(f"precision={self.precision!r}, it must be 'float32', 'bfloat16' or None")
         if self.parallel not in (None, "none", "ddp", "fsdp", "tensor", "pipeline"):
@@ -112,6 +123,31 @@ def linear_schedule(warmup_steps: int, total_steps: int) -> Callable[[int], floa
         return max(0.0, (total_steps - step) / max(1, total_steps - warmup_steps))
 
     return share
+
+
+def wsd_schedule(warmup_steps: int, total_steps: int, decay_share: float) -> Callable[[int], float]:
+    """The share of the learning rate at each step: a linear rise, then 1, then 1 - sqrt(progress) to 0 at the end.
+
+    The square root is Hägele et al.'s (arXiv:2405.18392, section 3), who found it better than a line.
+
+    >>> [round(wsd_schedule(2, 10, 0.4)(step), 2) for step in range(11)]
+    [0.0, 0.5, 1.0, 1.0, 1.0, 1.0, 1.0, 0.5, 0.29, 0.13, 0.0]
+    """
+    decay_steps = max(1, round(decay_share * total_steps))
+
+    def share(step: int) -> float:
+        rise = step / warmup_steps if step < warmup_steps else 1.0
+        left = total_steps - step
+        return min(rise, 1 - math.sqrt(1 - max(0, left) / decay_steps)) if left < decay_steps else rise
+
+    return share
+
+
+def schedule_of(config: TrainConfig, total_steps: int) -> Callable[[int], float]:
+    """The schedule that `config` names, for `torch.optim.lr_scheduler.LambdaLR`."""
+    if config.schedule == "wsd":
+        return wsd_schedule(config.warmup_steps, total_steps, config.decay_share)
+    return linear_schedule(config.warmup_steps, total_steps)
 
 
 def length_pieces(step: int, warmup_steps: int) -> int:

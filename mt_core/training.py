@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +22,7 @@ from mt_core.evaluation import evaluate, logits_of, loss_of, sample_text
 from mt_core.loaders import TokenLoader
 from mt_core.model import MicroTransformer
 from mt_core.parallel import OneProcess, check_same, is_main, parallelize
-from mt_core.recipe import TrainConfig, create_optimizers, length_pieces, linear_schedule, shortened
+from mt_core.recipe import TrainConfig, create_optimizers, length_pieces, linear_schedule, schedule_of, shortened
 from mt_core.records import Evaluation, History, Record, Sample, Step, log_line, truncate_log
 from mt_core.tokenizer import MicroTransformerTokenizer
 
@@ -57,6 +57,7 @@ def fit(
     run_dir: str | Path | None = None,
     mesh: DeviceMesh | None = None,
     progress: bool = True,
+    on_record: Callable[[Record], None] | None = None,
 ) -> History:
     """Train on the device the model is on, and return what was recorded.
 
@@ -71,6 +72,7 @@ def fit(
         tokenizer: for bits per byte and a sample of text after each evaluation.
         mesh: processes by the names of its dimensions, for `config.parallel`; None is the usual one of that kind.
         progress: show a progress bar.
+        on_record: called with each record as it comes, on rank 0 alone; for TensorBoard, say.
 
     Raises:
         ValueError: processes, loaders, model or settings do not fit the kind of parallelism.
@@ -84,6 +86,8 @@ def fit(
     with tqdm(total=steps, unit="step", disable=not shown) as bar:
         for record in records:
             history.add(record)
+            if on_record is not None and is_main():
+                on_record(record)
             if isinstance(record, Step):
                 bar.update(record.step - bar.n)
                 bar.set_postfix(loss=f"{record.loss:.3f}", refresh=False)
@@ -127,7 +131,7 @@ def training_steps(
     recipe["total_steps"] = last
     store = getattr(getattr(train_loader, "dataset", None), "store", None)
     recipe["tokenizer"] = None if store is None else store.header["tokenizer_hash"]
-    del recipe["parallel"]  # it may change from one part of a run to the next
+    del recipe["parallel"], recipe["compile"]  # they may change from one part of a run to the next
     state: dict[str, Any] | None = None
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -144,7 +148,7 @@ def training_steps(
     trainer = parallelize(model, optimizers, config, mesh)
     del optimizers  # spread over processes, or the trainer's own
     _check_loader(train_loader, trainer)
-    schedulers = [LambdaLR(o, linear_schedule(config.warmup_steps, last)) for o in trainer.optimizers]
+    schedulers = [LambdaLR(o, schedule_of(config, last)) for o in trainer.optimizers]
     if state is not None:
         for scheduler, saved in zip(schedulers, state["schedulers"], strict=True):
             scheduler.load_state_dict(saved)

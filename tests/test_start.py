@@ -93,12 +93,12 @@ def test_only_the_tests_install_what_only_they_need_and_nothing_takes_it_away(ma
     assert ".[lab]" in machine.calls[-1]
     machine.calls.clear()
     start.main(["test"])
-    assert ".[lab,test,peers]" in machine.calls[-1] and machine.steps == ["pip"]
+    assert ".[lab,test,peers,tensorboard]" in machine.calls[-1] and machine.steps == ["pip"]
     start.main(["lab"])
     assert machine.steps == []
     (machine.root / "constraints.txt").write_text("newer", encoding="utf-8")
     start.main(["train"])
-    assert ".[lab,test,peers]" in machine.calls[-1] and machine.steps == ["pip"]
+    assert ".[lab,test,peers,tensorboard]" in machine.calls[-1] and machine.steps == ["pip"]
 
 
 def test_the_browser_tests_bring_what_drives_a_browser_beside_what_was_there(machine: Machine, monkeypatch) -> None:
@@ -107,7 +107,7 @@ def test_the_browser_tests_bring_what_drives_a_browser_beside_what_was_there(mac
     machine.calls.clear()
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     start.main(["test-browser"])
-    assert ".[lab,test,browser,peers]" in machine.calls[-1] and machine.steps == ["pip"]
+    assert ".[lab,test,browser,peers,tensorboard]" in machine.calls[-1] and machine.steps == ["pip"]
     start.main(["test"])
     assert machine.steps == []
     command, env = machine.ran[1]

@@ -18,6 +18,7 @@ from mt_core import (
     evaluate,
     fit,
 )
+from mt_core.recipe import wsd_schedule
 from mt_core.training import create_optimizers, linear_schedule, loss_of, shortened, total_steps, training_steps
 
 V = 16
@@ -414,3 +415,52 @@ def test_evaluation_keeps_documents_apart_as_training_does():
     }
     assert losses["packed"] == pytest.approx(losses["per_document"], abs=1e-6)
     assert abs(losses["contiguous"] - losses["packed"]) > 1e-5
+
+
+# -- stable rates, compiling, looking on ------------------------------------------------------------------
+
+
+def test_a_stable_rate_falls_over_the_last_share_alone():
+    train = loader(random_ids(8 * 4 * 10 + 1))
+    history = run(make(), train, warmup_steps=2, schedule="wsd", decay_share=0.4, learning_rate=0.01)
+    rates = [step.learning_rate / 0.01 for step in history.steps]
+    assert rates == pytest.approx(
+        [0, 0.5, 1, 1, 1, 1, 1, 1 - math.sqrt(1 / 4), 1 - math.sqrt(2 / 4), 1 - math.sqrt(3 / 4)]
+    )
+
+
+@pytest.mark.parametrize("total", [1, 2, 5])
+def test_a_stable_rate_for_fewer_steps_than_the_warmup_has(total):
+    shares = [wsd_schedule(100, total, 0.5)(step) for step in range(total + 1)]
+    assert all(0 <= share <= 1 for share in shares) and shares[-1] == 0
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"schedule": "cosine"}, "schedule='cosine'"),
+        ({"decay_share": 0.0}, "decay_share=0.0"),
+        ({"decay_share": 1.5}, "1.5"),
+    ],
+)
+def test_a_bad_schedule_is_refused(settings, words):
+    with pytest.raises(ValueError, match=words):
+        TrainConfig(**settings)
+
+
+def test_who_looks_on_sees_every_record_in_order():
+    seen = []
+    train = loader(random_ids(8 * 4 * 3 + 1))
+    history = fit(make(), train, train, config(), progress=False, on_record=seen.append)
+    assert seen == [*history.steps, *history.evaluations] and len(seen) == 4
+
+
+def test_compiling_is_asked_for_by_the_settings_and_changes_no_loss(monkeypatch):
+    """The compiler itself is not needed here: that what it would be given is model and loss of each batch is."""
+    compiled = []
+    monkeypatch.setattr(torch, "compile", lambda function: compiled.append(function) or function)
+    losses = [
+        [step.loss for step in run(make(), loader(random_ids(8 * 4 * 3 + 1)), compile=compile).steps]
+        for compile in (None, True)
+    ]
+    assert losses[0] == losses[1] and len(compiled) == 1

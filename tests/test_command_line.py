@@ -1,0 +1,105 @@
+"""One run from files to a run directory: what it writes, what it says, and that it goes on with what it wrote."""
+
+import json
+
+import pytest
+import torch
+
+from mt_core import MicroTransformer
+from mt_core.command_line import RunSettings, main, run, summary, tokens_per_second
+from mt_core.export import load_pretrained
+from mt_core.flops import flops_per_token
+from mt_core.lab.stories import write_corpus
+from mt_core.records import History, Step
+from mt_core.training import TrainConfig
+
+
+@pytest.fixture
+def files(tmp_path):
+    for name, seed in (("train", 0), ("val", 1)):
+        write_corpus(tmp_path / f"{name}.jsonl", seed=seed, count=60)
+    return tmp_path
+
+
+def settings(folder, **changes) -> RunSettings:
+    training = TrainConfig(max_steps=3, warmup_steps=1)
+    return RunSettings(
+        **{
+            "train": folder / "train.jsonl",
+            "val": folder / "val.jsonl",
+            "out": folder / "run",
+            "vocab_size": 300,
+            "batch_size": 4,
+            "seq_length": 16,
+            "n_layer": 1,
+            "training": training,
+        }
+        | changes
+    )
+
+
+def test_a_preset_is_the_shape_and_single_settings_change_it(files):
+    result = run(settings(files, preset="5m", n_embd=64), progress=False)
+    shape = result.model.config
+    assert (shape.n_layer, shape.n_head, shape.n_embd) == (1, 4, 64)
+    saved = json.loads((files / "run" / "settings.json").read_text(encoding="utf-8"))
+    assert saved["model"]["n_embd"] == 64 and saved["preset"] == "5m"
+    MicroTransformer(**saved["model"]).load_state_dict(result.model.state_dict())
+
+
+def test_an_export_is_of_the_last_step_and_stays_when_the_command_is_given_again(files):
+    first = run(settings(files, export=True), progress=False)
+    folder = files / "run" / "export-3"
+    model, tokenizer = load_pretrained(folder)
+    ids = torch.tensor([[1, 2, 3]])
+    assert torch.equal(model(ids), first.model(ids)) and len(tokenizer) == 300
+    run(settings(files, export=True), progress=False)
+    assert [path.name for path in (files / "run").glob("export*")] == ["export-3"]
+
+
+def test_tensorboard_gets_the_records_and_a_run_that_goes_on_replaces_its_own(files):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    longer = TrainConfig(max_steps=3, warmup_steps=1, checkpoint_every=2)
+    result = run(settings(files, tensorboard=True, training=longer), progress=False)
+    newest = max((files / "run" / "checkpoints").iterdir())
+    for path in newest.iterdir():
+        path.unlink()
+    newest.rmdir()  # as if it had been killed after step 2
+    again = run(settings(files, tensorboard=True, training=longer), progress=False)
+    found = EventAccumulator(str(files / "run" / "tensorboard")).Reload()
+    losses = [event.value for event in found.Scalars("step/loss")]
+    assert losses == pytest.approx([step.loss for step in again.history.steps]) and len(losses) == 3
+    assert [step.loss for step in result.history.steps] == [step.loss for step in again.history.steps]
+    assert found.Scalars("evaluation/bits_per_byte")[0].step == 3
+
+
+def test_without_the_package_tensorboard_is_refused_in_one_line(files, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    words = ["--train", f"{files / 'train.jsonl'}", "--val", f"{files / 'val.jsonl'}", "--out", f"{files / 'run'}"]
+    with pytest.raises(SystemExit, match="not installed"):
+        main([*words, "--vocab-size", "300", "--seq-length", "16", "--tensorboard"])
+
+
+def test_rows_by_length_share_a_budget_of_tokens(files):
+    budget = settings(files, chunking="per_document", seq_length=122, token_budget=400)
+    result = run(budget, progress=False)
+    assert max(batch["input_ids"].numel() for batch in result.train_loader) <= 400
+
+
+def test_speed_is_that_of_the_second_half():
+    counts = [(100, 10.0), (200, 11.0), (300, 12.0), (400, 13.0)]  # the first step took ten seconds
+    steps = [
+        Step(step=i + 1, epoch=0, loss=1.0, learning_rate=1.0, gradient_norm=1.0, tokens=tokens, seconds=seconds)
+        for i, (tokens, seconds) in enumerate(counts)
+    ]
+    assert tokens_per_second(History(steps=steps)) == 100
+    assert tokens_per_second(History(steps=steps[:1])) == 10
+
+
+def test_the_share_of_the_peak_is_said_where_the_peak_is_known(files, monkeypatch):
+    result = run(settings(files), progress=False)
+    assert dict(summary(result))["MFU"] == "unknown, for want of a peak rate of cpu"
+    peak = tokens_per_second(result.history) * flops_per_token(result.model.config, 16) * 4
+    monkeypatch.setattr("mt_core.command_line.peak_flops", lambda name, dtype: peak)
+    assert dict(summary(result))["MFU"] == "25.0% of the peak of cpu"
