@@ -76,7 +76,8 @@ class RunSettings:
     device: str = "auto"
     """"cpu", "cuda" and so on; "auto" takes an accelerator if there is one."""
     threads: int | None = None
-    """CPU threads; PyTorch's own choice if left out."""
+    """CPU threads; PyTorch's own choice if left out. Not measured, as sums in another order would change the losses of a
+    run that goes on: on a busy machine try 1."""
     export: bool = False
     """Also write a folder that `transformers` opens as a Llama model."""
     tensorboard: bool = False

@@ -8,7 +8,6 @@ this is for documents that are not much longer than a row, and for workers to do
 
 from __future__ import annotations
 
-import codecs
 import hashlib
 import json
 import os
@@ -22,18 +21,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm.auto import tqdm
 
 from mt_core.bulk import BulkEncoder
 from mt_core.cache import cache_beside
-from mt_core.corpus import Kind, OnError, SampleBy, iterate_documents, kind_of
+from mt_core.corpus import OnError, SampleBy, kind_of
 from mt_core.files import CorpusError, describe_file, file_sha256, find_files, is_packed
-from mt_core.store import ENDS, HEADER, StoreError, TokenStore, dtype_for, make_header
+from mt_core.store import ENDS, HEADER, StoreError, TokenStore
+from mt_core.text_index import FORMAT, PLACES, TOKENIZER, VERSION, read_index, write_index
 from mt_core.tokenizer import MicroTransformerTokenizer
 
-_FORMAT, _VERSION = "microtransformer-text-index", 1
-_PLACES, _TOKENIZER = "document_places.bin", "tokenizer"
-_LARGEST_DOCUMENT = 16 << 20  # bytes: a document is read whole
 _KEPT_TOKENS = 1 << 20  # of the documents used last, in each process: 2 MB, or 4 with a large vocabulary
 
 
@@ -46,9 +42,9 @@ class TokenizedText(TokenStore):
 
     def __init__(self, folder: Path, file: Path, stamp: str) -> None:
         self.path, self.file, self.stamp = folder, file, stamp
-        self.header = _read_index(folder)
+        self.header = read_index(folder)
         self.header["reading"]["paths"] = [str(file)]
-        ends, places = (np.memmap(folder / name, dtype="<u8", mode="r").view(np.ndarray) for name in (ENDS, _PLACES))
+        ends, places = (np.memmap(folder / name, dtype="<u8", mode="r").view(np.ndarray) for name in (ENDS, PLACES))
         self.document_ends, self._places = ends, places.reshape(-1, 2)
         self.token_ids = _TokensOnTheFly(self)  # type: ignore[assignment]
 
@@ -84,7 +80,7 @@ class TokenizedText(TokenStore):
     @cached_property
     def tokenizer(self) -> MicroTransformerTokenizer:
         """The tokenizer that made the index, from a copy in it."""
-        return MicroTransformerTokenizer.from_pretrained(self.path / _TOKENIZER)  # type: ignore[operator]
+        return MicroTransformerTokenizer.from_pretrained(self.path / TOKENIZER)  # type: ignore[operator]
 
     @cached_property
     def _encoder(self) -> BulkEncoder:
@@ -218,7 +214,7 @@ def open_text(
         )
     reading = {"is_jsonl": is_jsonl, "text_field": text_field, "sample_by": sample_by, "on_error": on_error}
     stamp = describe_file(file)[1]
-    rules = [_FORMAT, _VERSION, file_sha256(file), tokenizer.fingerprint(), reading]
+    rules = [FORMAT, VERSION, file_sha256(file), tokenizer.fingerprint(), reading]
     key = hashlib.sha256(json.dumps(rules).encode()).hexdigest()[:16]
     folder = cache_beside(file) if cache_dir is None else Path(cache_dir)
     target = (folder / f"{file.name}-index-{key}").absolute()
@@ -231,7 +227,7 @@ def open_text(
     partial = target.with_name(f"{target.name}.partial-{os.getpid()}-{secrets.token_hex(4)}")
     try:
         partial.mkdir(parents=True)
-        _write_index(partial, file, kind, tokenizer, reading)
+        write_index(partial, file, kind, tokenizer, reading)
         if describe_file(file)[1] != stamp:
             raise CorpusError(file, None, "was changed while it was being indexed: open it again")
         try:
@@ -247,92 +243,3 @@ def open_text(
             with suppress(OSError):  # it holds the index, unless something went wrong
                 folder.rmdir()
     return TokenizedText(target, file, stamp)
-
-
-def _write_index(
-    folder: Path, file: Path, kind: Kind, tokenizer: MicroTransformerTokenizer, reading: dict[str, Any]
-) -> None:
-    encoder, dtype = BulkEncoder(tokenizer), dtype_for(len(tokenizer))
-    digests = (hashlib.sha256(), hashlib.sha256())
-    n_tokens = n_documents = 0
-    spans = _spans(file, kind)
-    with (
-        (folder / ENDS).open("wb") as ends_file,
-        (folder / _PLACES).open("wb") as places_file,
-        tqdm(desc="counting tokens", unit="B", unit_scale=True, delay=2, total=file.stat().st_size) as progress,
-    ):
-        for document in iterate_documents(file, **reading):
-            _, start, end = next(span for span in spans if span[0] == document.line)
-            progress.update(end - progress.n)
-            ids = encoder.document(document.text).astype(dtype)
-            n_tokens, n_documents = n_tokens + len(ids), n_documents + 1
-            written = n_tokens.to_bytes(8, "little")
-            ends_file.write(written)
-            places_file.write(start.to_bytes(8, "little") + end.to_bytes(8, "little"))
-            digests[0].update(ids.data)
-            digests[1].update(written)
-    if not n_documents:
-        raise StoreError(f"{file}: no text found (empty, or white space alone): a corpus needs at least one document")
-    tokenizer.save_pretrained(folder / _TOKENIZER)
-    header = make_header(
-        len(tokenizer),
-        tokenizer.fingerprint(),
-        tokenizer.pad_token_id,
-        n_tokens,
-        n_documents,
-        digests,
-        [{"name": file.name, "documents": n_documents}],
-    )
-    header |= {"format": _FORMAT, "version": _VERSION, "kind": kind, "reading": reading}
-    (folder / HEADER).write_text(json.dumps(header, indent=2) + "\n", encoding="utf-8", newline="\n")
-
-
-def _read_index(folder: Path) -> dict[str, Any]:
-    try:
-        header = json.loads((folder / HEADER).read_text(encoding="utf-8"))
-        sizes = {name: (folder / name).stat().st_size for name in (ENDS, _PLACES)}
-        whole = header["format"] == _FORMAT and header["version"] == _VERSION
-        whole = whole and (folder / _TOKENIZER / "tokenizer.json").is_file()
-        whole = whole and sizes == {ENDS: 8 * header["n_documents"], _PLACES: 16 * header["n_documents"]}
-    except (OSError, ValueError, KeyError, TypeError):
-        whole = False
-    if not whole:
-        raise StoreError(f"{folder} is not a whole index of a text file: delete it and open the text again")
-    return header
-
-
-def _spans(file: Path, kind: Kind) -> Iterator[tuple[int, int, int]]:
-    """Line, from 1, first byte and end of each record of a file, records without text included.
-
-    Raises:
-        CorpusError: a record is too large to be read for a row.
-    """
-    with file.open("rb") as stream:
-        position = len(codecs.BOM_UTF8) if stream.read(3) == codecs.BOM_UTF8 else 0
-        stream.seek(position)
-        if kind == "document":
-            yield 1, position, _fitting(file, 1, position, file.stat().st_size)
-            return
-        first: tuple[int, int] | None = None  # line and first byte of the paragraph that is being read
-        for line, raw in enumerate(stream, 1):
-            begins, position = position, position + len(raw)
-            if kind != "paragraph":
-                yield line, begins, _fitting(file, line, begins, position)
-            elif raw.strip():
-                first = first or (line, begins)
-            elif first:
-                yield *first, _fitting(file, *first, begins)
-                first = None
-        if first:
-            yield *first, _fitting(file, *first, position)
-
-
-def _fitting(file: Path, line: int, start: int, end: int) -> int:
-    if end - start > _LARGEST_DOCUMENT:
-        raise CorpusError(
-            file,
-            line,
-            f"a document of {end - start:,} bytes, which on the fly would be read for each of its rows; up to "
-            f"{_LARGEST_DOCUMENT:,} are: pass sample_by='paragraph' or 'line', or use tokenize='ahead'",
-        )
-    return end

@@ -23,6 +23,7 @@ from mt_core import (
     TokenLoader,
     TransformerDataset,
     create_dataloaders,
+    text_index,
 )
 from mt_core import on_the_fly as module
 from mt_core.cache import open_corpus
@@ -168,7 +169,7 @@ def test_the_index_is_made_once_and_holds_no_text(
     assert first.path is not None
     sizes = {file.name: file.stat().st_size for file in first.path.glob("*.bin")}
     assert sizes == {"document_ends.bin": 8 * 20, "document_places.bin": 16 * 20}
-    monkeypatch.setattr(module, "iterate_documents", lambda *_, **__: pytest.fail("read again"))
+    monkeypatch.setattr(text_index, "iterate_documents", lambda *_, **__: pytest.fail("read again"))
     assert open_text(path, tokenizer).fingerprint() == first.fingerprint()
     (first.path / "tokenizer" / "tokenizer.json").unlink()  # not whole: made anew
     with pytest.raises(pytest.fail.Exception, match="read again"):
@@ -253,11 +254,11 @@ def test_a_document_that_counts_otherwise_than_indexed(
 def test_a_document_too_large_to_read_for_each_row(
     tokenizer: MicroTransformerTokenizer, plain: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_LARGEST_DOCUMENT", 35)
+    monkeypatch.setattr(text_index, "_LARGEST_DOCUMENT", 35)
     with pytest.raises(CorpusError, match=r"line 1: a document of 76 bytes.* pass sample_by='paragraph' or 'line', or"):
         open_text(plain, tokenizer)
     open_text(plain, tokenizer, sample_by="line")
-    monkeypatch.setattr(module, "_LARGEST_DOCUMENT", 20)
+    monkeypatch.setattr(text_index, "_LARGEST_DOCUMENT", 20)
     with pytest.raises(CorpusError, match="line 4: a document of 29 bytes"):
         open_text(plain, tokenizer, sample_by="paragraph")
 

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mt_core.lab.simulate import Pipeline, _play, bound, bounds, simulate
+from mt_core.lab import played_loader
+from mt_core.lab.simulate import Pipeline, bound, bounds, simulate
 from mt_core.lab.spans import DEVICE, MAIN, PIN, Span, Timeline
 
 # -- by hand -------------------------------------------------------------------------------------------------
@@ -22,7 +23,7 @@ def table(timeline: Timeline, lane: str, kind: str) -> list[tuple[float, float]]
 
 
 def play(fetch: list[float], compute: list[float], *, skip: int = 0, **settings: object) -> Timeline:
-    return _play(Pipeline(fetch=1, compute=1, **settings), fetch, compute, skip)  # type: ignore[arg-type]
+    return played_loader.play(Pipeline(fetch=1, compute=1, **settings), fetch, compute, skip)  # type: ignore[arg-type]
 
 
 def test_one_worker_slower_than_the_step() -> None:

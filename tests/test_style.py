@@ -11,8 +11,9 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 # The way data flows. A module imports only from those before it; a name that is no file yet does no harm.
 ORDER = (
-    "tokenizer bulk files corpus store locks units shards assemble prepare cache windows order augment on_the_fly "
-    "bpe_dropout augmented_rows dataset mixing workers loaders prefetch model training distributed"
+    "tokenizer bulk files corpus store locks units shards assemble prepare cache packing windows order augment "
+    "text_index on_the_fly bpe_dropout augmented_rows dataset mixing workers loaders prefetch model training "
+    "distributed"
 ).split()
 DATA_PATH = set(ORDER[: ORDER.index("model")])
 

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mt_core import TokenStore
-from mt_core.windows import IGNORE, ContiguousRows, DocumentRows, PackedRows, pack
+from mt_core.packing import pack
+from mt_core.windows import IGNORE, ContiguousRows, DocumentRows, PackedRows
 
 
 def stream(n_tokens: int) -> TokenStore:
