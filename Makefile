@@ -7,12 +7,12 @@ PYTHON ?= $(shell command -v python3 || command -v python)
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lab test test-browser train bench bench-train notebooks
+.PHONY: help setup lab test test-browser train bench bench-train labs site notebooks
 
 help:
 	@$(PYTHON) start.py --help
 
-setup lab test test-browser bench notebooks:
+setup lab test test-browser bench labs site notebooks:
 	@$(PYTHON) start.py $@ $(ARGS)
 
 train:

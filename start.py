@@ -6,6 +6,8 @@
     python start.py train         set up, then run the main training job without a notebook
     python start.py bench         set up, then measure the loaders on this machine
     python start.py bench-train   set up, then measure training against the well-known character model
+    python start.py labs          set up, then make nbgrader assignments of the exercises, in runs/labs
+    python start.py site          set up, then build the course as static pages, in runs/site, and check them
     python start.py notebooks     set up, then run all stored notebooks again and store their outputs
     python start.py setup         set up only
 
@@ -20,8 +22,9 @@ The command runs in this folder, from wherever it is called.
 
 The set-up makes a virtual environment in .venv, once; deleting that folder undoes it. A stamp written last
 says what was installed from what, so that the next run installs nothing, takes up a changed pyproject.toml
-or constraints.txt, and makes an interrupted set-up anew. `test` and `test-browser` install more than the
-others: the tools that tests need, other people's loaders, what drives a browser.
+or constraints.txt, and makes an interrupted set-up anew. `test`, `test-browser`, `labs` and `site` install more
+than the others: the tools that tests need, other people's loaders and training loops, what drives a browser,
+nbgrader, Sphinx.
 """
 # The standard library alone, and nothing that Python 3.6 cannot read: it has to say that it is too old.
 
@@ -47,13 +50,20 @@ OLDEST, NEWEST = (3, 11), (3, 14)
 LINUX = sys.platform.startswith("linux")
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 NEEDED_GB = 2
-COMMANDS = ("lab", "test", "test-browser", "train", "bench", "bench-train", "notebooks", "setup")
+COMMANDS = ("lab", "test", "test-browser", "train", "bench", "bench-train", "labs", "site", "notebooks", "setup")
 LAB = ("lab",)  # extras in pyproject.toml
-TESTS = {"test": ("lab", "test", "peers", "tensorboard"), "test-browser": ("lab", "test", "browser")}
+MORE = {  # the commands that need other extras
+    "test": ("lab", "test", "peers", "clients", "tensorboard", "classes", "site"),
+    "test-browser": ("lab", "test", "site", "browser"),
+    "labs": ("lab", "classes"),
+    "site": ("lab", "site"),
+}
 NEEDS = {
     "lab": ("torch", "jupyterlab", "matplotlib"),
     "test": ("torch", "pytest", "nbval", "xdist", "hypothesis"),
     "test-browser": ("torch", "pytest", "xdist", "hypothesis", "jupyterlab", "playwright", "axe_playwright_python"),
+    "labs": ("torch", "jupyterlab", "nbgrader"),
+    "site": ("nbformat", "sphinx", "myst_nb", "sphinx_book_theme"),
 }
 ADVICE = (  # words in pip's complaint, what they mean and what to do; the first that fits is shown
     (("No space left", "Errno 28"), "The disk is full: free about 2 GB (8 GB with CUDA) and run this again."),
@@ -157,7 +167,7 @@ def use_this_python(command: str, options: argparse.Namespace) -> None:
     if missing:
         raise StartError(
             f"{sys.executable} has no {', '.join(missing)}. Either run without --here, or install first:\n"
-            f"    {install_by_hand(TESTS[command]) if command in TESTS else 'python start.py setup --here'}\n"
+            f"    {install_by_hand(MORE[command]) if command in MORE else 'python start.py setup --here'}\n"
             "with conda: conda env create -f environment.yml, then conda activate microtransformer"
         )
 
@@ -169,7 +179,7 @@ def install_by_hand(extras: "tuple[str, ...]") -> str:
 
 def set_up(command: str, options: argparse.Namespace) -> None:
     """Make .venv hold what `command` needs by pyproject.toml and constraints.txt; done in a moment if it does."""
-    options.extras = TESTS.get(command, LAB)
+    options.extras = MORE.get(command, LAB)
     if is_ready(read_stamp(), options):
         return
     try:
@@ -374,6 +384,8 @@ def command_line(command: str, python: Path, extra: "list[str]") -> "list[str]":
             "train": ["-m", "mt_core.lab.train"],
             "bench": ["benchmarks/bench_loader.py"],
             "bench-train": ["benchmarks/bench_train.py"],
+            "labs": ["tools/labs.py"],
+            "site": ["tools/make_site.py"],
             "notebooks": ["tools/nbrun.py"],
         }[command]
     return [str(python), *words, *extra]
@@ -388,7 +400,7 @@ def environment(command: str, here: bool) -> "dict[str, str]":
     else:
         env["VIRTUAL_ENV"] = str(VENV)
         env["PATH"] = os.pathsep.join((str(venv_python().parent), env.get("PATH", "")))
-    if command in (*TESTS, "notebooks"):  # on small tensors a second thread costs more than it brings
+    if command in (*MORE, "notebooks"):  # on small tensors a second thread costs more than it brings
         env.setdefault("OMP_NUM_THREADS", "1")
     return env
 

@@ -32,7 +32,7 @@ from mt_core.lab.simulate import Pipeline, bound, bounds, simulate
 from mt_core.lab.slow_rows import TokenizedRows, WaitingRows
 from mt_core.lab.spans import Timeline
 from mt_core.lab.timeline import record
-from mt_core.loaders import choose_workers
+from mt_core.workers import choose_workers
 
 ALLOWED = 0.15  # predicted over measured, off by at most this
 SKIP = 16  # batches before each measurement, the same for all: so all see the same rows

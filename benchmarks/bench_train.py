@@ -129,7 +129,7 @@ def train_ours(
         train=folder / "train.txt",
         val=folder / "val.txt",
         tokenizer=tokenizer,
-        out=folder / f"run{shape[0]}",
+        out=folder / "run{}-{}-{}".format(*shape),
         batch_size=shape[0],
         seq_length=shape[1],
         n_layer=shape[2],

@@ -9,14 +9,16 @@ from mt_core.store import StoreError, TokenStore
 from mt_core.tokenizer import MicroTransformerTokenizer, TokenizerError
 
 if TYPE_CHECKING:
+    from mt_core.adapters import unshift_labels
     from mt_core.augment import BpeDropout, FillInTheMiddle, OffsetJitter, TokenDropping, TokenMasking
     from mt_core.checkpoints import CheckpointError
     from mt_core.dataset import TransformerDataset
     from mt_core.export import PretrainedError, export_pretrained, load_pretrained
-    from mt_core.loaders import LoaderStateError, TokenLoader, create_dataloaders
+    from mt_core.loaders import create_dataloaders
     from mt_core.mixing import MixedDataset
     from mt_core.model import MicroTransformer, ModelConfig, generate
     from mt_core.prefetch import prefetch_to_device
+    from mt_core.token_loader import LoaderStateError, TokenLoader
     from mt_core.training import TrainConfig, evaluate, fit
 
 __all__ = [
@@ -49,11 +51,13 @@ __all__ = [
     "prefetch_to_device",
     "prepare_corpus",
     "read_documents",
+    "unshift_labels",
 ]
 
 # Imported when asked for. They load torch, which takes seconds and 140 MB: the processes of prepare_corpus do without.
 # And `python -m mt_core.training` warns if the package has imported it before.
 _LATER = {
+    "unshift_labels": "adapters",
     "BpeDropout": "augment",
     "FillInTheMiddle": "augment",
     "OffsetJitter": "augment",
@@ -64,8 +68,8 @@ _LATER = {
     "PretrainedError": "export",
     "export_pretrained": "export",
     "load_pretrained": "export",
-    "LoaderStateError": "loaders",
-    "TokenLoader": "loaders",
+    "LoaderStateError": "token_loader",
+    "TokenLoader": "token_loader",
     "create_dataloaders": "loaders",
     "MixedDataset": "mixing",
     "MicroTransformer": "model",

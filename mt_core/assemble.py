@@ -14,7 +14,7 @@ import numpy as np
 
 from mt_core.files import File
 from mt_core.shards import Shard
-from mt_core.store import ENDS, HEADER, TOKENS, StoreError, dtype_for, make_header
+from mt_core.store import ENDS, HEADER, TOKENS, StoreError, dtype_for, header_sha256, make_header
 from mt_core.tokenizer import MicroTransformerTokenizer
 from mt_core.units import Rules, Unit
 
@@ -87,6 +87,7 @@ def write_store(
         "sample_by": rules.sample_by,
         "on_error": rules.on_error,
     }
+    header["header_sha256"] = header_sha256(header)
     with (folder / HEADER).open("w", encoding="utf-8", newline="\n") as out:
         json.dump(header, out, indent=2)
         out.write("\n")

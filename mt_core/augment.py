@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from mt_core.arguments import check_count
 from mt_core.windows import IGNORE, Rows
 
 _GOLDEN = 0x9E3779B97F4A7C15  # 2**64 over the golden ratio, odd: the step of SplitMix64
@@ -138,8 +139,11 @@ class FillInTheMiddle:
 
     def __post_init__(self) -> None:
         _check_rate(self)
-        if self.markers is not None and len(self.markers) != 3:
-            raise ValueError(f"markers={self.markers!r}, three token ids are needed: for prefix, suffix and middle")
+        if self.markers is not None:
+            if not isinstance(self.markers, tuple | list) or len(self.markers) != 3:
+                raise ValueError(f"markers={self.markers!r}, three token ids are needed: for prefix, suffix and middle")
+            for marker in self.markers:
+                check_count("each of markers", marker, 0)
 
     def apply(self, rows: Rows, context: RowContext) -> Rows:
         _, _, sep, mask = context.special

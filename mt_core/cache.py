@@ -10,7 +10,8 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
-from mt_core.corpus import OnError, SampleBy
+from mt_core.arguments import check_path
+from mt_core.corpus import OnError, SampleBy, check_reading
 from mt_core.files import CorpusError, describe_file, file_sha256, find_files
 from mt_core.prepare import prepare_corpus
 from mt_core.store import FORMAT, HEADER, VERSION, StoreError, TokenStore
@@ -41,6 +42,9 @@ def open_corpus(
         CorpusError: a file or record cannot be used.
         StoreError: the store cannot be written.
     """
+    check_reading(sample_by, on_error, is_jsonl=is_jsonl, text_field=text_field)
+    if cache_dir is not None:
+        check_path("cache_dir", cache_dir)
     file, *more = find_files(path)
     if more:
         raise CorpusError(file, None, f"is one of {len(more) + 1} files: make a store of them with prepare_corpus")
@@ -50,8 +54,8 @@ def open_corpus(
     beside = cache_beside(file) if isinstance(file, Path) else user_cache_dir() / "stores"
     folder = Path(cache_dir) if cache_dir is not None else beside
     target = folder / f"{Path(file).name}-{key}"
-    made_here = not folder.exists()
-    if target.exists():
+    made_here = not os.path.exists(folder)  # unlike folder.exists(), false for a name that is too long
+    if os.path.exists(target):
         try:
             return TokenStore.open(target)
         except StoreError:
@@ -67,7 +71,7 @@ def open_corpus(
             on_error=on_error,
         )
     except StoreError:
-        if (target / HEADER).exists():  # another process was first
+        if os.path.exists(target / HEADER):  # another process was first
             return TokenStore.open(target)
         raise
     finally:

@@ -2,10 +2,12 @@
 
 A checkpoint is a folder of safetensors and JSON, so nothing is unpickled. It is written under a temporary
 name and renamed when whole, and renamed again before it is removed: what has the name of a checkpoint is whole.
+Checksums of its files show what changed on the disk since.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -85,7 +87,9 @@ def save_checkpoint(
                 for name, value in values.items():
                     tensors[f"{number}.{parameter}.{name}"] = torch.as_tensor(value).detach().cpu().contiguous()
         save_file(tensors, partial / _OPTIMIZER)
-        text = json.dumps({"step": step, "param_groups": groups, **state}, indent=1)
+        content = {"step": step, "param_groups": groups, **state}
+        digests = {name: _digest(partial / name) for name in (_MODEL, _OPTIMIZER)} | {_STATE: _digest_json(content)}
+        text = json.dumps({**content, "sha256": digests}, indent=1)
         (partial / _STATE).write_text(text, encoding="utf-8", newline="\n")
         for file in partial.iterdir():
             with file.open("rb+") as handle:
@@ -115,15 +119,25 @@ def read_state(path: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: missing or damaged.
     """
+    return _read_state(path)[0]
+
+
+def _read_state(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
+    """The state, and the checksum of each file."""
     try:
         state = json.loads((path / _STATE).read_text(encoding="utf-8"))
-        if not isinstance(state, dict) or "step" not in state or "param_groups" not in state:
+        if not isinstance(state, dict) or not {"step", "param_groups", "sha256"} <= set(state):
             raise ValueError("it lacks what every checkpoint has")
-    except (OSError, ValueError) as error:
+        digests = state.pop("sha256")
+        if not isinstance(digests, dict) or set(digests) != {_MODEL, _OPTIMIZER, _STATE}:
+            raise ValueError("it lacks a checksum")
+        if digests[_STATE] != _digest_json(state):
+            raise ValueError("it is not as it was written")
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(
             f"{path / _STATE} cannot be read ({error}): remove {path} to use the one before"
         ) from None
-    return state
+    return state, digests
 
 
 def load_checkpoint(path: Path, model: torch.nn.Module, optimizers: Sequence[torch.optim.Optimizer]) -> dict[str, Any]:
@@ -132,12 +146,15 @@ def load_checkpoint(path: Path, model: torch.nn.Module, optimizers: Sequence[tor
     Raises:
         CheckpointError: damaged, or of another model or optimizer.
     """
-    state = read_state(path)
+    state, digests = _read_state(path)
     groups = state["param_groups"]
     if len(groups) != len(optimizers):
         raise CheckpointError(
             f"{path} holds {len(groups)} optimizers, this run has {len(optimizers)}: resume with the same settings"
         )
+    for name in (_MODEL, _OPTIMIZER):
+        if (path / name).is_file() and _digest(path / name) != digests[name]:
+            raise CheckpointError(f"{path / name} is not as it was written: remove {path} to use the one before")
     tensors = _load_tensors(path / _OPTIMIZER)
     load_model(model, path / _MODEL)
     for number, (optimizer, param_groups) in enumerate(zip(optimizers, groups, strict=True)):
@@ -160,6 +177,16 @@ def _checkpoints(folder: Path) -> list[Path]:
 def _unfinished(path: Path) -> Path:
     """A new name for a checkpoint that is not whole yet, or no longer."""
     return path.with_name(f"{path.name}.partial-{os.getpid()}-{secrets.token_hex(4)}")
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _digest_json(content: dict[str, Any]) -> str:
+    """Of what is said, however it is laid out."""
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
 def _load_tensors(path: Path) -> dict[str, torch.Tensor]:

@@ -13,11 +13,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import torch
 import tyro
 
+from mt_core.arguments import check_choice, check_count, check_flag, check_number, check_path, check_seed
 from mt_core.checkpoints import save_model
 from mt_core.corpus import read_documents
 from mt_core.dataset import Chunking
@@ -32,9 +33,11 @@ from mt_core.distributed import (
 )
 from mt_core.export import export_pretrained
 from mt_core.flops import mfu, peak_flops
-from mt_core.loaders import TokenLoader, create_dataloaders
+from mt_core.loaders import create_dataloaders
 from mt_core.model import MicroTransformer
+from mt_core.presets import PRESETS
 from mt_core.records import Record, Sample
+from mt_core.token_loader import TokenLoader
 from mt_core.tokenizer import MicroTransformerTokenizer
 from mt_core.training import History, TrainConfig, fit
 
@@ -76,8 +79,8 @@ class RunSettings:
     device: str = "auto"
     """"cpu", "cuda" and so on; "auto" takes an accelerator if there is one."""
     threads: int | None = None
-    """CPU threads; PyTorch's own choice if left out. Not measured, as sums in another order would change the losses of a
-    run that goes on: on a busy machine try 1."""
+    """CPU threads; PyTorch's own choice if left out. It is not measured: sums in another order would change the losses
+    of a run that goes on. On a busy machine try 1."""
     export: bool = False
     """Also write a folder that `transformers` opens as a Llama model."""
     tensorboard: bool = False
@@ -85,6 +88,28 @@ class RunSettings:
     timeout_minutes: float = 10.0
     """How long one of several processes waits for the others before it gives up."""
     training: Annotated[TrainConfig, tyro.conf.arg(name="")] = field(default_factory=TrainConfig)
+
+    def __post_init__(self) -> None:
+        for name in ("train", "val", "out"):
+            check_path(name, getattr(self, name))
+        if self.tokenizer is not None:
+            check_path("tokenizer", self.tokenizer)
+        for name in ("vocab_size", "batch_size", "seq_length"):
+            check_count(name, getattr(self, name))
+        for name in ("token_budget", "n_layer", "n_head", "n_embd", "threads"):
+            if getattr(self, name) is not None:
+                check_count(name, getattr(self, name))
+        check_count("num_workers", self.num_workers, 0)
+        check_seed(self.seed)
+        check_choice("chunking", self.chunking, get_args(Chunking))
+        check_choice("preset", self.preset, tuple(PRESETS))
+        for name in ("export", "tensorboard"):
+            check_flag(name, getattr(self, name))
+        if not isinstance(self.device, str) or not self.device:
+            raise ValueError(f"device={self.device!r}, a name is needed, such as cpu or auto")
+        check_number("timeout_minutes", self.timeout_minutes, lambda minutes: 0 < minutes < 1e6, "a number above 0")
+        if not isinstance(self.training, TrainConfig):
+            raise ValueError(f"training={self.training!r}, a TrainConfig is needed")
 
 
 @dataclass
@@ -276,7 +301,10 @@ def _described(settings: RunSettings) -> dict[str, Any]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parse the command line and run; a problem that the user can mend ends in one line, not in a stack trace."""
-    settings = tyro.cli(RunSettings, args=arguments, prog="python -m mt_core.training")
+    try:
+        settings = tyro.cli(RunSettings, args=arguments, prog="python -m mt_core.training")
+    except ValueError as error:
+        raise SystemExit(f"error: {error}") from None
     try:
         result = run(settings)
     except (ValueError, FloatingPointError) as error:

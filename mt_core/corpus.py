@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Literal, NamedTuple, get_args
 
+from mt_core.arguments import check_flag
 from mt_core.files import (
     _JSONL_SUFFIXES,
     CorpusError,
@@ -89,7 +90,7 @@ def iterate_documents(
     on_error: OnError = "raise",
 ) -> Iterator[Document]:
     """`read_documents`, each text with the file and line where it begins."""
-    check_reading(sample_by, on_error)
+    check_reading(sample_by, on_error, is_jsonl=is_jsonl, text_field=text_field)
     skipped: list[CorpusError] = []
     for path in find_files(paths):
         for record in read_range(path, kind_of(path, is_jsonl, sample_by), text_field):
@@ -104,11 +105,15 @@ def iterate_documents(
         warn_skipped(len(skipped), skipped[0], stacklevel=3)
 
 
-def check_reading(sample_by: str, on_error: str) -> None:
+def check_reading(sample_by: str, on_error: str, *, is_jsonl: bool | None = None, text_field: str = "text") -> None:
     """Raises ValueError for a rule that does not exist."""
-    if sample_by not in get_args(SampleBy):
+    if is_jsonl is not None:
+        check_flag("is_jsonl", is_jsonl)
+    if not isinstance(text_field, str):
+        raise ValueError(f"text_field={text_field!r}, the name of a field is needed")
+    if not isinstance(sample_by, str) or sample_by not in get_args(SampleBy):
         raise ValueError(f"sample_by={sample_by!r}, it must be one of {', '.join(get_args(SampleBy))}")
-    if on_error not in get_args(OnError):
+    if not isinstance(on_error, str) or on_error not in get_args(OnError):
         raise ValueError(f"on_error={on_error!r}, it must be 'raise' or 'skip'")
 
 

@@ -7,13 +7,13 @@ import json
 import os
 from collections.abc import Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
 from torch.utils.data import Dataset, get_worker_info
 
+from mt_core.arguments import check_count, check_flag, check_path, check_seed
 from mt_core.augment import Augmentation
 from mt_core.augmented_rows import Augmenter, describe
 from mt_core.cache import open_corpus
@@ -27,6 +27,7 @@ from mt_core.windows import IGNORE, ContiguousRows, DocumentRows, JitteredRows, 
 Chunking = Literal["contiguous", "per_document", "sliding", "packed"]
 Tokenize = Literal["ahead", "on-the-fly"]
 Batch = dict[str, torch.Tensor]
+_LONGEST_ROW = 1 << 24
 
 
 class TransformerDataset(Dataset[Batch]):
@@ -90,24 +91,32 @@ class TransformerDataset(Dataset[Batch]):
         seed: int = 0,
         provenance: bool = False,
     ) -> None:
-        check_count("seq_length", seq_length)
+        check_count("seq_length", seq_length, most=_LONGEST_ROW)
         check_seed(seed)
         if stride is not None:
             check_count("stride", stride)
-        if chunking not in get_args(Chunking):
+        if not isinstance(chunking, str) or chunking not in get_args(Chunking):
             raise ValueError(f"chunking={chunking!r}, it must be one of {', '.join(get_args(Chunking))}")
         if stride is not None and chunking in ("per_document", "packed"):
             raise ValueError(
                 f"stride={stride} goes with contiguous and sliding rows, not with {chunking!r}: leave it out"
             )
-        if tokenize not in get_args(Tokenize):
+        if not isinstance(tokenize, str) or tokenize not in get_args(Tokenize):
             raise ValueError(f"tokenize={tokenize!r}, it must be 'ahead' or 'on-the-fly'")
-        is_store = isinstance(source, TokenStore) or Path(source).is_dir()
+        for name, value in (("mask_documents", mask_documents), ("provenance", provenance)):
+            check_flag(name, value)
+        if isinstance(augment, str | bytes) or not isinstance(augment, Sequence):
+            raise ValueError(f"augment={augment!r}, a list of augmentations is needed: [TokenMasking(rate=0.1)]")
+        if tokenizer is not None and not isinstance(tokenizer, MicroTransformerTokenizer):
+            raise ValueError(f"tokenizer={tokenizer!r}, a MicroTransformerTokenizer is needed")
+        if not isinstance(source, TokenStore):
+            check_path("source", source)
+        is_store = isinstance(source, TokenStore) or os.path.isdir(source)
         if tokenize == "on-the-fly" and is_store and not isinstance(source, TokenizedText):
             raise ValueError(f"{source} is tokenized already: leave tokenize out, or name a text file")
         if isinstance(source, TokenStore):
             store = source
-        elif Path(source).is_dir():
+        elif is_store:
             store = TokenStore.open(source)
         elif tokenizer is None:
             raise ValueError(f"{source} is a text file and needs a tokenizer: TransformerDataset(path, tokenizer, …)")
@@ -149,7 +158,7 @@ class TransformerDataset(Dataset[Batch]):
                 f"length_buckets={wanted} goes with rows that are padded (chunking='per_document' or 'sliding'): "
                 f"{self.chunking} rows are full"
             )
-        if isinstance(wanted, int):
+        if isinstance(wanted, int) or not isinstance(wanted, Sequence):
             check_count("length_buckets", wanted)
             wanted = sorted({-(-self.seq_length * step // wanted) for step in range(1, wanted + 1)})
         buckets = tuple(wanted)
@@ -293,23 +302,3 @@ class RowBatch(Sequence[Batch]):
 def collate_rows(rows: RowBatch) -> Batch:
     """The collate function of our loaders: the batch is there already, hand it over."""
     return rows.batch
-
-
-def check_count(name: str, value: object) -> None:
-    """Refuse anything but a whole number from 1.
-
-    Raises:
-        ValueError: with the name and what was got.
-    """
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-        raise ValueError(f"{name}={value!r}, a whole number of at least 1 is needed")
-
-
-def check_seed(seed: object) -> None:
-    """Refuse anything but a whole number from 0 to 2**64 - 1.
-
-    Raises:
-        ValueError: with what was got.
-    """
-    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 1 << 64:
-        raise ValueError(f"seed={seed!r}, a whole number from 0 to 2**64 - 1 is needed")

@@ -16,11 +16,10 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from tokenizers import Tokenizer
 from torch import Tensor
 
 from mt_core.model import MicroTransformer, ModelConfig
-from mt_core.tokenizer import MicroTransformerTokenizer, TokenizerError
+from mt_core.tokenizer import MicroTransformerTokenizer, TokenizerError, parse_backend
 
 _CONFIG, _WEIGHTS, _INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 _TOKENIZER_CONFIG = "tokenizer_config.json"
@@ -112,6 +111,12 @@ def load_pretrained(path: str | os.PathLike[str]) -> tuple[MicroTransformer, Mic
         )
     config = _read_config(folder / _CONFIG)
     weights = _read_weights(folder)
+    stored = sum(tensor.numel() for tensor in weights.values())
+    if config.n_parameters() > 16 * stored + (1 << 20):  # making it would take as long as its size says
+        raise PretrainedError(
+            f"{folder}: {_CONFIG} asks for {config.n_parameters():,} parameters, the weights are {stored:,}: "
+            "they belong to different models"
+        )
     with torch.device("meta"):  # shapes without memory, and without drawing random numbers
         model = MicroTransformer(**asdict(config))
     needed = {_llama_name(name): tensor.shape for name, tensor in model.state_dict().items()}
@@ -180,14 +185,14 @@ def _read_config(file: Path) -> ModelConfig:
     given = raw.get("rope_scaling") or raw.get("rope_parameters") or {}  # the older and the newer spelling
     kind = given.get("rope_type", given.get("type", "default")) if isinstance(given, dict) else given
     need("rope_type", kind, "default", "rotary positions are not scaled here")
-    rope = {**raw, **given}
+    rope = {**raw, **given} if isinstance(given, dict) else raw
     need("partial_rotary_factor", rope.get("partial_rotary_factor", 1.0), 1.0, "whole heads are rotated here")
     try:
         config = ModelConfig(
             **sizes,
             rope_theta=rope.get("rope_theta", 10000.0),
             norm_eps=raw.get("rms_norm_eps", 1e-6),
-            tie_embeddings=bool(raw.get("tie_word_embeddings", False)),
+            tie_embeddings=raw.get("tie_word_embeddings", False),
         )
     except (ValueError, TypeError) as error:
         raise PretrainedError(f"{file} describes a shape that is not possible here: {error}") from None
@@ -290,8 +295,8 @@ def _read_tokenizer(file: Path) -> MicroTransformerTokenizer | None:
     if not file.is_file():
         return None
     try:
-        backend = Tokenizer.from_str(file.read_text(encoding="utf-8"))
-    except Exception as error:  # tokenizers raises plain Exception
+        backend = parse_backend(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
         raise PretrainedError(f"{file} is not a tokenizer ({error}): copy it again, or remove it") from None
     try:
         return MicroTransformerTokenizer(backend)

@@ -17,6 +17,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, TypeGuard
 
+from mt_core.arguments import check_path
+
 Paths = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 File = Path | str
 
@@ -48,12 +50,14 @@ def find_files(paths: Paths) -> list[File]:
     ones left out); a pattern, with `*`, `?`, `[…]` or `**`, gives whatever files fit.
 
     Raises:
-        ValueError: `paths` is empty.
+        ValueError: `paths` is empty, or holds what is no name.
         CorpusError: no such file, nothing that fits, or a URL without fsspec.
     """
-    names = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
+    names = list(paths) if isinstance(paths, Iterable) and not isinstance(paths, str | bytes | os.PathLike) else [paths]
     if not names:
         raise ValueError("paths is empty: name at least one file")
+    for name in names:
+        check_path("paths", name)
     return [file for name in names for file in (_remote(name) if is_url(name) else _local(Path(name)))]
 
 
@@ -149,18 +153,18 @@ def import_extra(module: str, file: File, what: str) -> Any:
 
 def _local(path: Path) -> list[File]:
     found: list[Path] = []
-    if path.is_dir():
+    if os.path.isdir(path):  # unlike the methods of Path, false for a name that is too long
         inside = (p for p in path.rglob("*") if p.is_file() and suffix_of(p) in _CORPUS_SUFFIXES)
         found = [p for p in inside if not any(part.startswith(".") for part in p.relative_to(path).parts)]
         wanted = ", ".join(sorted(_CORPUS_SUFFIXES))
         problem = f"is a folder without files that end in {wanted} (.gz and .zst too): name files or a pattern"
-    elif path.exists():
+    elif os.path.exists(path):
         return [path]
     elif glob.has_magic(str(path)):
         found = [p for p in map(Path, glob.glob(str(path), recursive=True)) if p.is_file()]
         problem = f"no file fits this pattern (looked from {Path.cwd()})"
     else:
-        problem = f"no such file (looked in {path.parent.resolve()})"
+        problem = f"no such file (looked in {path.parent.absolute()})"
     if not found:
         raise CorpusError(path, None, problem)
     return [*sorted(found, key=lambda p: p.as_posix())]

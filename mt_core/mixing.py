@@ -16,7 +16,8 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from mt_core.dataset import Batch, RowBatch, TransformerDataset, check_count
+from mt_core.arguments import check_count
+from mt_core.dataset import Batch, RowBatch, TransformerDataset
 from mt_core.order import NO_ROW, EpochSampler, permute
 
 _LONGEST_CYCLE = 1 << 16

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mt_core.arguments import check_count, check_flag, check_number
 from mt_core.generation import KeyValueCache
 from mt_core.generation import generate as generate  # also a name of this module
 from mt_core.presets import preset
@@ -52,19 +53,16 @@ class ModelConfig:
             value = getattr(self, name)
             if name == "n_inner" and value is None:
                 continue
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name}={value!r}, a whole number of at least 1 is needed")
+            check_count(name, value)
         if self.n_embd % (2 * self.n_head):
             step = 2 * self.n_head
             raise ValueError(
                 f"n_embd={self.n_embd} cannot be shared by n_head={self.n_head} heads of even size: "
                 f"use a multiple of {step}, such as {max(step, self.n_embd // step * step)}"
             )
-        if not self.rope_theta > 0 or not self.norm_eps >= 0:
-            raise ValueError(
-                f"rope_theta={self.rope_theta}, norm_eps={self.norm_eps}: "
-                "the first must be above 0, the second at least 0"
-            )
+        check_number("rope_theta", self.rope_theta, lambda theta: 0 < theta < math.inf, "a number above 0")
+        check_number("norm_eps", self.norm_eps, lambda eps: 0 <= eps < math.inf, "a number from 0")
+        check_flag("tie_embeddings", self.tie_embeddings)
         if self.n_inner is None:
             object.__setattr__(self, "n_inner", -(-self.n_embd * 8 // 3 // 32) * 32)
 
@@ -291,12 +289,17 @@ def document_mask(document_ids: Tensor | None, *, flex: bool = False) -> Any:
     return same.tril()[:, None]
 
 
-@lru_cache(maxsize=1)
 def _flex() -> Any:
-    """FlexAttention (Dong et al. 2024, arXiv:2412.05496), compiled once: uncompiled it is slower than a dense mask."""
+    """FlexAttention (Dong et al. 2024, arXiv:2412.05496), compiled: alone, or with the model where that is compiled."""
     from torch.nn.attention.flex_attention import flex_attention
 
-    return torch.compile(flex_attention)
+    return flex_attention if torch.compiler.is_compiling() else _compiled(flex_attention)
+
+
+@lru_cache(maxsize=1)
+def _compiled(function: Any) -> Any:
+    """Compiled once: uncompiled, FlexAttention is slower than a dense mask."""
+    return torch.compile(function)
 
 
 def rotate(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:

@@ -22,9 +22,10 @@ from typing import Any
 
 import numpy as np
 
+from mt_core.arguments import check_path
 from mt_core.bulk import BulkEncoder
 from mt_core.cache import cache_beside
-from mt_core.corpus import OnError, SampleBy, kind_of
+from mt_core.corpus import OnError, SampleBy, check_reading, kind_of
 from mt_core.files import CorpusError, describe_file, file_sha256, find_files, is_packed
 from mt_core.store import ENDS, HEADER, StoreError, TokenStore
 from mt_core.text_index import FORMAT, PLACES, TOKENIZER, VERSION, read_index, write_index
@@ -80,7 +81,10 @@ class TokenizedText(TokenStore):
     @cached_property
     def tokenizer(self) -> MicroTransformerTokenizer:
         """The tokenizer that made the index, from a copy in it."""
-        return MicroTransformerTokenizer.from_pretrained(self.path / TOKENIZER)  # type: ignore[operator]
+        tokenizer = MicroTransformerTokenizer.from_pretrained(self.path / TOKENIZER)  # type: ignore[operator]
+        if tokenizer.fingerprint() != self.tokenizer_hash:
+            raise StoreError(f"{self.path}: the tokenizer in it is another than it was made with: delete the folder")
+        return tokenizer
 
     @cached_property
     def _encoder(self) -> BulkEncoder:
@@ -203,6 +207,9 @@ def open_text(
         CorpusError: the file cannot be read in this way, or a record is bad, and what to do.
         StoreError: the index cannot be written.
     """
+    check_reading(sample_by, on_error, is_jsonl=is_jsonl, text_field=text_field)
+    if cache_dir is not None:
+        check_path("cache_dir", cache_dir)
     found = find_files(path)
     file = found[0]
     if len(found) > 1 or not isinstance(file, Path):
@@ -223,7 +230,7 @@ def open_text(
         return TokenizedText(target, file, stamp)
     except StoreError:
         shutil.rmtree(target, ignore_errors=True)
-    made_here = not folder.exists()
+    made_here = not os.path.exists(folder)
     partial = target.with_name(f"{target.name}.partial-{os.getpid()}-{secrets.token_hex(4)}")
     try:
         partial.mkdir(parents=True)

@@ -67,8 +67,57 @@ def epoch_rows(start: int, stop: int, n_rows: int, *, seed: int, epoch: int, shu
     return permute(positions, n_rows, (seed, epoch)) if shuffle else positions
 
 
-class EpochSampler(Sampler[int]):
-    """The rows of one epoch from a position on. `TokenLoader` sets `epoch` and `position` before each pass.
+class _Order:
+    """Where a pass starts, and who reads it: the `TokenLoader` it belongs to, or another loader around its sampler.
+
+    Frameworks such as Accelerate take a loader apart and build their own around what is inside; they say with
+    `set_epoch` which epoch comes.
+    """
+
+    world_size: int
+    # "anyone", without a TokenLoader; else "nobody" yet, "loader" (it begins a pass), "resumed" (it is to) or "other"
+    reader = "anyone"
+    epoch = position = 0
+    told: int | None = None  # the epoch that a framework says comes
+
+    def begin(self, epoch: int, position: int) -> None:
+        """The next pass is one of the `TokenLoader` that this belongs to."""
+        self.epoch, self.position, self.reader, self.told = epoch, position, "loader", None
+
+    def set_epoch(self, epoch: int) -> None:
+        """The epoch of the next pass of another loader; `TokenLoader` knows its own, and compares."""
+        self.told = epoch
+
+    def _start(self) -> None:
+        """A pass starts at `epoch` and `position`.
+
+        Raises:
+            ValueError: it is another loader's, which would give other rows than it should.
+        """
+        if self.reader == "loader":
+            self.reader = "nobody"
+        elif self.reader != "anyone":
+            if self.world_size > 1:
+                raise ValueError(
+                    f"another loader reads through this one, which deals out its rows to {self.world_size} ranks "
+                    "already: they would be dealt out twice. Use this loader as it is, without Accelerate's prepare; "
+                    "or make it with rank=0, world_size=1 and DataLoaderConfiguration(split_batches=True)"
+                )
+            if self.reader == "resumed":
+                raise ValueError(
+                    "another loader reads through this one and would not start from the state that was loaded: resume "
+                    "with the other's means, such as Accelerate's set_epoch and skip_first_batches"
+                )
+            if self.told is None:
+                raise ValueError(
+                    "another loader reads through this one and did not say which epoch: call its set_epoch(epoch), or "
+                    "this one's, before each pass"
+                )
+            self.epoch, self.position, self.reader, self.told = self.told, 0, "other", None
+
+
+class EpochSampler(_Order, Sampler[int]):
+    """The rows of one epoch from a position on. `TokenLoader` says which, and from where, before each pass.
 
     With several ranks, the rows of a global batch are dealt out in slices, the first `batch_size / world_size` of them
     to rank 0 and so on. All ranks take equally many steps: what the last batch lacks is `NO_ROW`.
@@ -97,12 +146,12 @@ class EpochSampler(Sampler[int]):
         self.n_rows, self.seed, self.shuffle, self.with_epoch = n_rows, seed, shuffle, with_epoch
         self.batch_size, self.rank, self.world_size = batch_size, rank, world_size
         self.n_steps = n_rows // batch_size if drop_last else -(-n_rows // batch_size)
-        self.epoch = self.position = 0
 
     def __len__(self) -> int:
         return self.n_rows if self.world_size == 1 else self.n_steps * self.batch_size // self.world_size
 
     def __iter__(self) -> Iterator[int]:
+        self._start()
         for block in self.blocks(_BLOCK // self.batch_size or 1):
             yield from block.tolist()
 
@@ -127,7 +176,7 @@ class EpochSampler(Sampler[int]):
         return whole.reshape(n_steps, self.world_size, -1)[:, self.rank].ravel()
 
 
-class BucketBatches(Sampler[list[int]]):
+class BucketBatches(_Order, Sampler[list[int]]):
     """The batches of one epoch, each of rows of about one length, so that little is padded; from a batch on.
 
     A batch holds rows of one bucket alone, as many as fit a budget of tokens, so only a few shapes occur. Both the rows
@@ -171,7 +220,6 @@ class BucketBatches(Sampler[list[int]]):
             for rows, size in zip(self._rows, self._sizes, strict=True)
         ]
         self._firsts = np.cumsum([0, *self._counts])  # number of the first batch of each bucket
-        self.epoch = self.position = 0  # position: rows of earlier batches
 
     def __len__(self) -> int:
         return int(self._firsts[-1])
@@ -183,8 +231,9 @@ class BucketBatches(Sampler[list[int]]):
         return np.concatenate(([0], np.cumsum(np.minimum(sizes, lengths - chunk * sizes))))
 
     def __iter__(self) -> Iterator[list[int]]:
+        self._start()
         epoch = self.epoch
-        first = int(np.searchsorted(self.samples(epoch), self.position))
+        first = int(np.searchsorted(self.samples(epoch), self.position))  # position: rows of earlier batches
         for bucket, chunk in zip(*self._located(np.arange(first, len(self)), epoch), strict=True):
             rows, size = self._rows[bucket], self._sizes[bucket]
             positions = np.arange(chunk * size, min((chunk + 1) * size, len(rows)))

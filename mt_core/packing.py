@@ -23,6 +23,7 @@ def pack(lengths: np.ndarray, capacity: int) -> np.ndarray:
     bins = np.empty(len(lengths), dtype=np.int64)
     if not lengths.size:
         return bins
+    capacity = min(capacity, int(lengths.sum()))  # one bin that holds them all is as good as a larger one
     by_length = np.argsort(-lengths, kind="stable")
     sizes, firsts = np.unique(-lengths[by_length], return_index=True)
     room: list[list[np.ndarray]] = [[] for _ in range(capacity + 1)]  # open bins by the room that is left in them

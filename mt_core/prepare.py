@@ -24,6 +24,7 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
+from mt_core.arguments import check_path
 from mt_core.assemble import EmptyError, rename_folder, write_store
 from mt_core.bulk import BulkEncoder
 from mt_core.corpus import CorpusError, OnError, SampleBy, check_reading, warn_skipped
@@ -71,7 +72,8 @@ def prepare_corpus(
             Nothing that opens is left behind, and finished parts only if there were several.
         ValueError: num_workers below 1, or together with an executor.
     """
-    check_reading(sample_by, on_error)
+    check_reading(sample_by, on_error, is_jsonl=is_jsonl, text_field=text_field)
+    check_path("out_dir", out_dir)
     if num_workers is not None and (executor is not None or type(num_workers) is not int or num_workers < 1):
         what = "it does not go with executor=" if executor is not None else "a whole number from 1 is needed"
         raise ValueError(f"num_workers={num_workers!r}: {what}")
@@ -121,7 +123,7 @@ def prepare_corpus(
 
 
 def _check_free(out_dir: Path) -> None:
-    if out_dir.exists():
+    if os.path.exists(out_dir):
         raise StoreError(f"{out_dir} exists already: open it with TokenStore.open, or choose another folder")
 
 

@@ -25,6 +25,6 @@ def preset(name: str) -> Mapping[str, int]:
     Raises:
         ValueError: no preset has that name.
     """
-    if name not in PRESETS:
+    if not isinstance(name, str) or name not in PRESETS:
         raise ValueError(f"preset {name!r} is not known: use one of {', '.join(PRESETS)}")
     return PRESETS[name]

@@ -10,6 +10,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from mt_core.arguments import check_choice, check_count, check_flag, check_number
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
@@ -59,36 +61,29 @@ class TrainConfig:
     parallel: Literal["none", "ddp", "fsdp", "tensor", "pipeline"] | None = None
 
     def __post_init__(self) -> None:
-        counts = {"epochs": self.epochs, "accumulate": self.accumulate}
-        counts |= {
-            n: v for n in ("max_steps", "evaluate_every", "checkpoint_every") if (v := getattr(self, n)) is not None
-        }
-        for name, value in counts.items():
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name}={value!r}, a whole number of at least 1 is needed")
-        if isinstance(self.length_warmup_steps, bool) or not isinstance(self.length_warmup_steps, int):
-            raise ValueError(f"length_warmup_steps={self.length_warmup_steps!r}, a whole number from 0 is needed")
-        if self.length_warmup_steps < 0:
-            raise ValueError(f"length_warmup_steps={self.length_warmup_steps}, a whole number from 0 is needed")
-        if not 0 < self.learning_rate < math.inf or not self.warmup_steps >= 0 or not self.weight_decay >= 0:
-            raise ValueError(
-                f"learning_rate={self.learning_rate}, warmup_steps={self.warmup_steps}, "
-                f"weight_decay={self.weight_decay}: the first must be above 0, the others at least 0"
-            )
-        if self.clip_norm is not None and not self.clip_norm > 0:
-            raise ValueError(f"clip_norm={self.clip_norm}, a number above 0 is needed, or None to leave gradients")
-        if self.optimizer not in ("adamw", "muon"):
-            raise ValueError(f"optimizer={self.optimizer!r}, it must be 'adamw' or 'muon'")
-        if self.schedule not in ("linear", "wsd"):
-            raise ValueError(f"schedule={self.schedule!r}, it must be 'linear' or 'wsd'")
-        if not 0 < self.decay_share <= 1:
-            raise ValueError(f"decay_share={self.decay_share}, a share above 0 and at most 1 is needed")
-        if self.precision not in (None, "float32", "bfloat16"):
-            raise ValueError(f"precision={self.precision!r}, it must be 'float32', 'bfloat16' or None")
-        if self.parallel not in (None, "none", "ddp", "fsdp", "tensor", "pipeline"):
-            raise ValueError(
-                f"parallel={self.parallel!r}, it must be 'none', 'ddp', 'fsdp', 'tensor', 'pipeline' or None"
-            )
+        for name in ("epochs", "accumulate", "max_steps", "evaluate_every", "checkpoint_every"):
+            value = getattr(self, name)
+            if value is not None or name in ("epochs", "accumulate"):
+                check_count(name, value)
+        for name in ("warmup_steps", "length_warmup_steps"):
+            check_count(name, getattr(self, name), 0)
+        check_number("learning_rate", self.learning_rate, lambda rate: 0 < rate < math.inf, "a number above 0")
+        check_number("weight_decay", self.weight_decay, lambda decay: 0 <= decay < math.inf, "a number from 0")
+        check_number("decay_share", self.decay_share, lambda share: 0 < share <= 1, "a share above 0 and at most 1")
+        if not isinstance(self.betas, tuple | list) or len(self.betas) != 2:
+            raise ValueError(f"betas={self.betas!r}, two numbers are needed, such as (0.9, 0.95)")
+        for beta in self.betas:
+            check_number("each of betas", beta, lambda beta: 0 <= beta < 1, "a number from 0 and below 1")
+        if self.clip_norm is not None:
+            check_number("clip_norm", self.clip_norm, lambda norm: norm > 0, "a number above 0, or None,")
+        if self.compile is not None:
+            check_flag("compile", self.compile)
+        check_choice("optimizer", self.optimizer, ("adamw", "muon"))
+        check_choice("schedule", self.schedule, ("linear", "wsd"))
+        if self.precision is not None:
+            check_choice("precision", self.precision, ("float32", "bfloat16"))
+        if self.parallel is not None:
+            check_choice("parallel", self.parallel, ("none", "ddp", "fsdp", "tensor", "pipeline"))
 
 
 def create_optimizers(model: nn.Module, config: TrainConfig) -> list[torch.optim.Optimizer]:

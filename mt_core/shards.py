@@ -92,7 +92,7 @@ def finished_shard(unit: Unit, rules: Rules, folder: Path) -> Shard | None:
     try:
         shard = Shard(**json.loads((folder / f"{key}.json").read_text(encoding="utf-8")))
         digests = [file_sha256(folder / f"{key}.{name}") for name in ("ids", "lengths")]
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError, RecursionError):
         return None
     if digests != [shard.ids_sha256, shard.lengths_sha256]:  # the machine may have stopped, not the program alone
         return None

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from mt_core.arguments import check_path
 from mt_core.bulk import BulkEncoder
 from mt_core.tokenizer import MicroTransformerTokenizer
 
@@ -151,6 +152,7 @@ class TokenStore:
         Raises:
             StoreError: not a store, or one that is cut short or damaged, or of a later version.
         """
+        check_path("path", path)
         path = Path(path)
         header = _read_header(path)
         sizes = {TOKENS: header["n_tokens"] * np.dtype(header["dtype"]).itemsize, ENDS: header["n_documents"] * 8}
@@ -174,6 +176,8 @@ class TokenStore:
         Raises:
             StoreError: the bytes are not those that were written.
         """
+        if self.path is not None and self.header.get("header_sha256") != header_sha256(self.header):
+            raise StoreError(f"{self.path / HEADER} was changed or damaged; prepare the corpus again")
         for name, array in (("token_ids", self.token_ids), ("document_ends", self.document_ends)):
             found, promised = hashlib.sha256(array.data).hexdigest(), self.header[f"{name}_sha256"]
             if found != promised:
@@ -218,13 +222,13 @@ def make_header(
 
 def _read_header(path: Path) -> dict[str, Any]:
     file = path / HEADER
-    if not file.is_file():
+    if not os.path.isfile(file):
         raise StoreError(
             f"{path} is not a token store (no {HEADER}): make one with prepare_corpus(files, folder, tokenizer)"
         )
     try:
         header = json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise StoreError(f"{file} is damaged ({error}): prepare the corpus again") from None
     if not isinstance(header, dict) or header.get("format") != FORMAT:
         raise StoreError(f"{file} is not the header of a token store: prepare the corpus again")
@@ -237,9 +241,21 @@ def _read_header(path: Path) -> dict[str, Any]:
         wrong = ["n_tokens"]
     if not wrong and header["dtype"] != dtype_for(header["vocab_size"]).str:
         wrong = ["dtype"]
-    if wrong or not isinstance(header.get("tokenizer_hash"), str | None):
-        raise StoreError(f"{file}: {(wrong or ['tokenizer_hash'])[0]} is missing or wrong: prepare the corpus again")
+    if not wrong and not 0 <= header["pad_token_id"] < header["vocab_size"]:
+        wrong = ["pad_token_id"]
+    if not wrong and not isinstance(header.get("tokenizer_hash", 0), str | None):
+        wrong = ["tokenizer_hash"]
+    if not wrong and not all(isinstance(s, dict) and type(s.get("documents")) is int for s in header["sources"]):
+        wrong = ["sources"]
+    if wrong:
+        raise StoreError(f"{file}: {wrong[0]} is missing or wrong: prepare the corpus again")
     return header
+
+
+def header_sha256(header: dict[str, Any]) -> str:
+    """Of all that a header says but this itself."""
+    said = {name: value for name, value in header.items() if name != "header_sha256"}
+    return hashlib.sha256(json.dumps(said).encode()).hexdigest()
 
 
 def dtype_for(vocab_size: int) -> np.dtype:

@@ -13,11 +13,11 @@ from tqdm.auto import tqdm
 
 from mt_core.bulk import BulkEncoder
 from mt_core.corpus import Kind, iterate_documents
-from mt_core.files import CorpusError
-from mt_core.store import ENDS, HEADER, StoreError, dtype_for, make_header
+from mt_core.files import CorpusError, file_sha256
+from mt_core.store import ENDS, HEADER, StoreError, dtype_for, header_sha256, make_header
 from mt_core.tokenizer import MicroTransformerTokenizer
 
-FORMAT, VERSION = "microtransformer-text-index", 1
+FORMAT, VERSION = "microtransformer-text-index", 2
 PLACES, TOKENIZER = "document_places.bin", "tokenizer"
 _LARGEST_DOCUMENT = 16 << 20  # bytes: a document is read whole
 
@@ -57,17 +57,20 @@ def write_index(
         [{"name": file.name, "documents": n_documents}],
     )
     header |= {"format": FORMAT, "version": VERSION, "kind": kind, "reading": reading}
+    header["places_sha256"] = file_sha256(folder / PLACES)
+    header["header_sha256"] = header_sha256(header)
     (folder / HEADER).write_text(json.dumps(header, indent=2) + "\n", encoding="utf-8", newline="\n")
 
 
 def read_index(folder: Path) -> dict[str, Any]:
     try:
         header = json.loads((folder / HEADER).read_text(encoding="utf-8"))
-        sizes = {name: (folder / name).stat().st_size for name in (ENDS, PLACES)}
+        digests = [file_sha256(folder / name) for name in (ENDS, PLACES)]
         whole = header["format"] == FORMAT and header["version"] == VERSION
         whole = whole and (folder / TOKENIZER / "tokenizer.json").is_file()
-        whole = whole and sizes == {ENDS: 8 * header["n_documents"], PLACES: 16 * header["n_documents"]}
-    except (OSError, ValueError, KeyError, TypeError):
+        whole = whole and digests == [header["document_ends_sha256"], header["places_sha256"]]
+        whole = whole and header["header_sha256"] == header_sha256(header)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         whole = False
     if not whole:
         raise StoreError(f"{folder} is not a whole index of a text file: delete it and open the text again")

@@ -12,6 +12,7 @@ import json
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,12 @@ import numpy as np
 import tiktoken
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
+from mt_core.arguments import check_count
+
 SPECIAL_TOKENS = ("[PAD]", "[CLS]", "[SEP]", "[MASK]")
 _LONG_BLANK = 400_000  # characters
 _A_LONG_BLANK = re.compile(rf"\s{{{_LONG_BLANK}}}")
-_SMALLEST_VOCABULARY = 256 + len(SPECIAL_TOKENS)
+_SMALLEST_VOCABULARY, _LARGEST_VOCABULARY = 256 + len(SPECIAL_TOKENS), 1 << 24
 # How ByteLevel cuts text into words before merging: contractions, words, numbers, punctuation, white space (GPT-2).
 _WORD_PATTERN = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"""
 
@@ -56,12 +59,24 @@ class MicroTransformerTokenizer:
                 f"tokenizer is {type(backend.model).__name__} with decoder {type(backend.decoder).__name__}, "
                 "this class needs byte-level BPE: train one with MicroTransformerTokenizer.train(...)"
             )
+        vocabulary, alphabet = backend.get_vocab(with_added_tokens=True), set(_alphabet())
+        if set(vocabulary.values()) != set(range(len(vocabulary))) or not alphabet <= vocabulary.keys():
+            raise TokenizerError(
+                f"tokenizer has {len(vocabulary)} entries, whose ids must go from 0 to {len(vocabulary) - 1}, with one "
+                "for each of the 256 bytes: it is damaged; save it again or train anew"
+            )
+        odd = [token for token in vocabulary if token not in SPECIAL_TOKENS and not alphabet.issuperset(token)]
+        if odd:
+            raise TokenizerError(f"tokenizer has the entry {odd[0]!r}, which stands for no bytes: train one anew")
         backend.encode_special_tokens = True  # "[SEP]" written in a text is text
         backend.no_truncation()
         backend.no_padding()
-        if backend.encode("").tokens != ["[CLS]", "[SEP]"]:
+        with _panics_are_errors():
+            empty = backend.encode("")
+        ids = [backend.token_to_id("[CLS]"), backend.token_to_id("[SEP]")]
+        if (empty.tokens, empty.ids) != (["[CLS]", "[SEP]"], ids):
             raise TokenizerError(
-                f"tokenizer turns the empty text into {backend.encode('').tokens}, not ['[CLS]', '[SEP]']: "
+                f"tokenizer turns the empty text into {empty.tokens}, ids {empty.ids}, not ['[CLS]', '[SEP]']: "
                 "its post-processor must put [CLS] before and [SEP] after a text"
             )
         self._backend = backend
@@ -85,6 +100,10 @@ class MicroTransformerTokenizer:
         """
         if isinstance(texts, str):
             raise TypeError("texts is one string; train needs a list of strings: train([text], ...)")
+        check_count("vocab_size", vocab_size, 0)
+        check_count("min_frequency", min_frequency, 0)
+        if vocab_size > _LARGEST_VOCABULARY:  # room is made for all of them at once
+            raise TokenizerError(f"vocab_size={vocab_size} is too large: at most {_LARGEST_VOCABULARY:,} are possible")
         if vocab_size < _SMALLEST_VOCABULARY:
             raise TokenizerError(
                 f"vocab_size={vocab_size} is too small: byte-level BPE needs 256 bytes + {len(SPECIAL_TOKENS)} "
@@ -136,8 +155,8 @@ class MicroTransformerTokenizer:
                 "with tokenizer.json, as written by tokenizer.save_pretrained(folder)"
             )
         try:
-            backend = Tokenizer.from_str(file.read_text(encoding="utf-8"))
-        except Exception as error:  # tokenizers raises plain Exception
+            backend = parse_backend(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
             raise TokenizerError(f"{file} is not a tokenizer file ({error}): save it again or train anew") from error
         return cls(backend)
 
@@ -271,11 +290,16 @@ class MicroTransformerTokenizer:
         """tiktoken with our merges, or None for a tokenizer whose other rules tiktoken would not follow."""
         rules = json.loads(self._backend.to_str())
         words = rules["pre_tokenizer"] or {}
+        ids = self._backend.get_vocab(with_added_tokens=False)
+        merged = [ids.get(left + right, -1) for left, right in rules["model"]["merges"]]
+        whole = sorted(i for token, i in ids.items() if len(token) > 1 and token not in SPECIAL_TOKENS)
+        other = ("dropout", "continuing_subword_prefix", "end_of_word_suffix", "byte_fallback", "ignore_merges")
         if (
             (words.get("type"), words.get("add_prefix_space"), words.get("use_regex")) != ("ByteLevel", False, True)
             or rules["normalizer"]
-            or rules["model"]["dropout"]
+            or any(rules["model"].get(name) for name in other)
             or any(token["content"] not in SPECIAL_TOKENS for token in rules["added_tokens"])
+            or merged != whole  # tiktoken merges to whatever has an id, in the order of ids
         ):
             return None
         ranks = {token: i for i, token in enumerate(self.token_bytes()) if token}
@@ -290,6 +314,27 @@ class MicroTransformerTokenizer:
 
     def __repr__(self) -> str:
         return f"MicroTransformerTokenizer(vocab_size={len(self)})"
+
+
+def parse_backend(text: str) -> Tokenizer:
+    """The text of a tokenizer.json as a tokenizer of any kind.
+
+    Raises:
+        TokenizerError: it is none.
+    """
+    with _panics_are_errors():
+        return Tokenizer.from_str(text)
+
+
+@contextmanager
+def _panics_are_errors() -> Iterator[None]:
+    """`tokenizers` raises plain Exception, and where its Rust panics not even that."""
+    try:
+        yield
+    except BaseException as error:
+        if isinstance(error, Exception) or type(error).__name__ == "PanicException":
+            raise TokenizerError(f"tokenizers cannot use it: {error}") from None
+        raise
 
 
 def has_long_blank(text: str) -> bool:

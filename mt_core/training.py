@@ -19,11 +19,11 @@ from tqdm.auto import tqdm
 
 from mt_core.checkpoints import CheckpointError, latest_checkpoint, load_checkpoint, read_state, save_checkpoint
 from mt_core.evaluation import evaluate, logits_of, loss_of, sample_text
-from mt_core.loaders import TokenLoader
 from mt_core.model import MicroTransformer
 from mt_core.parallel import OneProcess, check_same, is_main, parallelize
 from mt_core.recipe import TrainConfig, create_optimizers, length_pieces, linear_schedule, schedule_of, shortened
 from mt_core.records import Evaluation, History, Record, Sample, Step, log_line, truncate_log
+from mt_core.token_loader import TokenLoader
 from mt_core.tokenizer import MicroTransformerTokenizer
 
 if TYPE_CHECKING:

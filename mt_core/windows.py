@@ -9,7 +9,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 from mt_core.packing import pack
-from mt_core.store import TokenStore
+from mt_core.store import StoreError, TokenStore
 
 IGNORE = -100  # the label that torch.nn.functional.cross_entropy leaves out of the loss
 Rows = dict[str, np.ndarray]
@@ -265,4 +265,6 @@ def _documents(store: TokenStore) -> tuple[np.ndarray, np.ndarray]:
     """The first token of each document and how many targets it has, one fewer than tokens: int64 (D,) each."""
     ends = store.document_ends.astype(np.int64)
     lengths = np.diff(ends, prepend=0)
+    if ends.size and (ends.min() < 0 or lengths.min() < 0):  # opening a store cannot look at all of them
+        raise StoreError(f"{store}: its document ends do not increase: it is damaged, prepare the corpus again")
     return ends - lengths, np.maximum(lengths - 1, 0)

@@ -14,7 +14,10 @@ from dataclasses import dataclass
 
 import torch
 
+from mt_core.arguments import check_count, check_flag
+
 _START_METHODS = ("forkserver", "spawn")
+_MOST_WORKERS = 4096
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,14 +43,13 @@ def choose_workers(num_workers: int, *, start_method: str | None = None, system:
     >>> choose_workers(4, system="linux").start_method
     'forkserver'
     """
-    if isinstance(num_workers, bool) or not isinstance(num_workers, int) or num_workers < 0:
-        raise ValueError(f"num_workers={num_workers!r}, a whole number from 0 is needed")
-    if start_method == "fork":
+    check_count("num_workers", num_workers, 0, _MOST_WORKERS)
+    if isinstance(start_method, str) and start_method == "fork":
         raise ValueError(
             "start_method='fork' copies a process in the middle of whatever its threads are doing and can hang: "
             "use 'forkserver' or 'spawn'"
         )
-    if start_method is not None and start_method not in _START_METHODS:
+    if start_method is not None and (not isinstance(start_method, str) or start_method not in _START_METHODS):
         raise ValueError(f"start_method={start_method!r}, it must be one of {', '.join(_START_METHODS)}")
     if num_workers == 0:
         return WorkerPolicy(num_workers=0, start_method=None, reason="batches are built in the main process")
@@ -65,7 +67,13 @@ def choose_workers(num_workers: int, *, start_method: str | None = None, system:
 
 
 def choose_pinning(pin_memory: bool | None) -> bool:
-    """Whether to page-lock batches: where an accelerator copies from them, unless told not to."""
+    """Whether to page-lock batches: where an accelerator copies from them, unless told not to.
+
+    Raises:
+        ValueError: neither True, False nor None.
+    """
+    if pin_memory is not None:
+        check_flag("pin_memory", pin_memory)
     accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     helps = accelerator is not None and accelerator.type != "mps"  # Apple's memory is shared: nothing to copy
     return helps if pin_memory is None else pin_memory and helps

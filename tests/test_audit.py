@@ -36,7 +36,7 @@ def worker_context() -> Any:
     """How workers start that are not ours: never by plain fork, and quickly where that can be had."""
     context = multiprocessing.get_context("spawn" if sys.platform == "win32" else "forkserver")
     if sys.platform != "win32":
-        context.set_forkserver_preload(["mt_core.loaders"])
+        context.set_forkserver_preload(["mt_core.token_loader"])
     return context
 
 

@@ -386,14 +386,16 @@ def test_without_a_run_dir_nothing_is_written(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "state.json"])
-@pytest.mark.parametrize("damage", ["missing", "empty", "half", "noise"])
+@pytest.mark.parametrize("damage", ["missing", "empty", "half", "noise", "one byte"])
 def test_a_damaged_checkpoint_is_refused_with_its_path(name, damage, tmp_path):
     kill_after(3, tmp_path)
     file = tmp_path / "checkpoints" / "step-00000002" / name
     content = file.read_bytes()
     file.unlink()
     if damage != "missing":
-        file.write_bytes({"empty": b"", "half": content[: len(content) // 2], "noise": b"\xff\x00[" * 40}[damage])
+        turned = bytes([content[-1] ^ 1])  # in the last number of the last tensor, or the last brace
+        damaged = {"empty": b"", "half": content[: len(content) // 2], "noise": b"\xff\x00[" * 40}
+        file.write_bytes({**damaged, "one byte": content[:-1] + turned}[damage])
     with pytest.raises(CheckpointError) as caught:
         finish(tmp_path)
     assert str(file) in str(caught.value) and "remove" in str(caught.value)

@@ -15,6 +15,7 @@ from mt_core.lab import checks, course, token_boxes
 from mt_core.lab.course import LANES, Machine, Stage, map_words, plot_map, this_machine
 from mt_core.lab.style import style
 from mt_core.training import loss_of
+from mt_core.workers import choose_workers
 
 NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
 STAGES = [stage for _, stages in LANES for stage in stages]
@@ -125,7 +126,7 @@ def test_a_machine_that_is_not_enough_says_what_it_lacks() -> None:
 
 @pytest.mark.parametrize(("system", "words"), [("linux", "forkserver"), ("darwin", "spawn"), ("win32", "off here")])
 def test_the_start_method_is_the_one_the_loaders_use(monkeypatch, system: str, words: str) -> None:
-    policy = mt_core.loaders.choose_workers(1, system=system)
+    policy = choose_workers(1, system=system)
     monkeypatch.setattr(course, "choose_workers", lambda _: policy)
     assert words in this_machine().workers
 

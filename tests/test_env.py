@@ -24,7 +24,11 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 EXTRAS = PROJECT["optional-dependencies"]
 COURSE = [Requirement(line) for line in [*PROJECT["dependencies"], *EXTRAS["lab"], *EXTRAS["test"]]]
 BROWSER = list(map(Requirement, EXTRAS["browser"]))
-DIRECT = [*COURSE, *map(Requirement, [*EXTRAS["peers"], *EXTRAS["tensorboard"]]), *BROWSER]
+DIRECT = [
+    *COURSE,
+    *[Requirement(line) for name in ("peers", "clients", "tensorboard", "classes", "site") for line in EXTRAS[name]],
+    *BROWSER,
+]
 # `make test` does without the browser tests' own packages; where `make test-browser` ran they are checked too.
 HAS_BROWSER = importlib.util.find_spec("playwright") is not None
 LINES = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()

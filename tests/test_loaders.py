@@ -27,7 +27,7 @@ from mt_core import (
     TransformerDataset,
     create_dataloaders,
 )
-from mt_core import loaders as loaders_module
+from mt_core import token_loader as loaders_module
 from mt_core.order import epoch_rows
 from mt_core.workers import choose_pinning, choose_workers, main_module_hidden
 

@@ -76,6 +76,18 @@ def test_ranks_that_read_the_same_row_share_its_box() -> None:
     assert [(round(b.get_x(), 2), round(b.get_width(), 2)) for b in drawn] == [(-0.44, 0.44), (0.0, 0.44)]
 
 
+def test_rows_that_are_meant_to_be_read_twice_are_not_marked_but_others_are() -> None:
+    rows = np.array([[[0, 1], [0, 1], [2, 3], [2, 3]]])  # one step, 4 ranks, pairs of them read the same
+    ax = plot_ranks(rows, n_rows=4, readers=2)
+    assert frames(ax, RED) == frames(ax, GREY) == [] and not [t for t in ax.texts if "×" in t.get_text()]
+    assert ranks_words(rows, n_rows=4, readers=2) == "1 step of 4 ranks, 4 rows to read: each is read by 2 ranks."
+    rows[0, 3, 1] = 0
+    ax = plot_ranks(rows, n_rows=4, readers=2)
+    assert frames(ax, RED) == [0, 3]
+    words = "1 step of 4 ranks, 4 rows to read: row 3 is read once; row 0 is read 3 times."
+    assert ranks_words(rows, n_rows=4, readers=2) == words
+
+
 @pytest.mark.parametrize(
     ("rows", "words"),
     [

@@ -208,7 +208,7 @@ def test_off_by_default_and_the_batch_is_the_same_otherwise(
 
 
 def test_nothing_runs_for_it_when_it_is_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mt_core.loaders._stamped", lambda *_: pytest.fail("asked for nothing"))
+    monkeypatch.setattr("mt_core.token_loader._stamped", lambda *_: pytest.fail("asked for nothing"))
     monkeypatch.setattr("mt_core.dataset.get_worker_info", lambda: pytest.fail("asked for nothing"))
     assert len(list(TokenLoader(TransformerDataset(stream(11), seq_length=4), batch_size=2))) == 6
 

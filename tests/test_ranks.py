@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mt_core import LoaderStateError, TokenLoader, TokenStore, TransformerDataset, create_dataloaders
-from mt_core.loaders import data_ranks
+from mt_core.order import data_ranks
 
 SIZES = (1, 2, 4, 8)
 

@@ -93,12 +93,27 @@ def test_only_the_tests_install_what_only_they_need_and_nothing_takes_it_away(ma
     assert ".[lab]" in machine.calls[-1]
     machine.calls.clear()
     start.main(["test"])
-    assert ".[lab,test,peers,tensorboard]" in machine.calls[-1] and machine.steps == ["pip"]
+    assert ".[lab,test,peers,clients,tensorboard,classes,site]" in machine.calls[-1] and machine.steps == ["pip"]
     start.main(["lab"])
     assert machine.steps == []
     (machine.root / "constraints.txt").write_text("newer", encoding="utf-8")
     start.main(["train"])
-    assert ".[lab,test,peers,tensorboard]" in machine.calls[-1] and machine.steps == ["pip"]
+    assert ".[lab,test,peers,clients,tensorboard,classes,site]" in machine.calls[-1] and machine.steps == ["pip"]
+
+
+def test_labs_bring_nbgrader_and_run_the_builder(machine: Machine) -> None:
+    start.main(["labs", "--out", "elsewhere"])
+    assert ".[lab,classes]" in machine.calls[-1]
+    assert machine.ran[0][0][1:] == ["tools/labs.py", "--out", "elsewhere"]
+
+
+def test_the_site_brings_sphinx_and_runs_the_builder(machine: Machine, capsys, monkeypatch) -> None:
+    start.main(["site", "--out", "elsewhere"])
+    assert ".[lab,site]" in machine.calls[-1]
+    assert machine.ran[0][0][1:] == ["tools/make_site.py", "--out", "elsewhere"]
+    monkeypatch.setattr(start.importlib.util, "find_spec", lambda name: None if name == "myst_nb" else name)
+    assert start.main(["site", "--here"]) == 2
+    assert "has no myst_nb" in capsys.readouterr().err
 
 
 def test_the_browser_tests_bring_what_drives_a_browser_beside_what_was_there(machine: Machine, monkeypatch) -> None:
@@ -107,7 +122,8 @@ def test_the_browser_tests_bring_what_drives_a_browser_beside_what_was_there(mac
     machine.calls.clear()
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     start.main(["test-browser"])
-    assert ".[lab,test,browser,peers,tensorboard]" in machine.calls[-1] and machine.steps == ["pip"]
+    assert ".[lab,test,site,browser,peers,clients,tensorboard,classes]" in machine.calls[-1]
+    assert machine.steps == ["pip"]
     start.main(["test"])
     assert machine.steps == []
     command, env = machine.ran[1]

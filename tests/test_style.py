@@ -12,8 +12,8 @@ ROOT = Path(__file__).resolve().parents[1]
 # The way data flows. A module imports only from those before it; a name that is no file yet does no harm.
 ORDER = (
     "tokenizer bulk files corpus store locks units shards assemble prepare cache packing windows order augment "
-    "text_index on_the_fly bpe_dropout augmented_rows dataset mixing workers loaders prefetch model training "
-    "distributed"
+    "text_index on_the_fly bpe_dropout augmented_rows dataset mixing workers token_loader loaders prefetch model "
+    "training distributed"
 ).split()
 DATA_PATH = set(ORDER[: ORDER.index("model")])
 

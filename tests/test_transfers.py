@@ -1,21 +1,17 @@
-"""The simulated copy engine, the figures of real ones: measured, recorded, or marked as published by others."""
+"""The simulated copy engine, and figures of real ones as they are measured."""
 
 import contextlib
-import importlib.util
 import json
 import time
 from collections.abc import Iterator
-from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
-from mt_core.lab import recorded, transfers
+from mt_core.lab import transfers
 from mt_core.lab.copy_engine import CopyEngine
-
-ROOT = Path(__file__).resolve().parents[1]
 
 # -- the simulated engine --------------------------------------------------------------------------------------------
 
@@ -154,87 +150,3 @@ def test_without_a_device_the_live_cell_prints_its_one_line(
 def test_with_a_device_the_live_cell_prints_the_figures(fake_cuda: Any, capsys: pytest.CaptureFixture[str]) -> None:
     record = transfers.live(sizes=(1024,), rounds=3)
     assert record is not None and capsys.readouterr().out.splitlines() == transfers.lines(record)
-
-
-# -- recorded, or published ------------------------------------------------------------------------------------------
-
-RECORD: dict[str, Any] = {
-    "device": "Made-up 1",
-    "date": "2000-01-01",
-    "torch": "0.0",
-    "copies": [
-        {"bytes": 1024, "pageable_gb_s": 0.1, "pinned_gb_s": 0.2, "lock_seconds": 1e-5},
-        {"bytes": 1 << 28, "pageable_gb_s": 10.0, "pinned_gb_s": 50.0, "lock_seconds": 0.05},
-    ],
-    "ways": {"to": 1e-5, "pinned": 8e-6, "pin_then_to": 2e-5},
-    "returns": {"pageable": 0.02, "pinned": 1e-5, "arrived": 0.005},
-    "overlap": {"copy": 0.005, "compute": 0.005, "one_stream": 0.01, "two_streams": 0.006},
-}
-
-
-def test_without_a_record_what_is_shown_is_marked_as_published_by_others(tmp_path: Path) -> None:
-    assert recorded.load(tmp_path) is None
-    first, *rest = recorded.lines(None)
-    assert first == "PUBLISHED BY OTHERS, not measured by us:"
-    assert all(each.source in line and each.words in line for each, line in zip(recorded.PUBLISHED, rest, strict=True))
-    rates = recorded.bandwidths(None)
-    assert rates and all(name.endswith("(published)") for name in rates)
-    assert not [line for line in rest if "H200" in line], "nobody measured one for us"
-
-
-def test_a_record_is_shown_with_its_device_and_date_and_as_recorded(tmp_path: Path) -> None:
-    (tmp_path / "transfers.json").write_text(json.dumps(RECORD), encoding="utf-8")
-    record = recorded.load(tmp_path)
-    assert record == RECORD
-    lines = recorded.lines(record)
-    assert lines[0] == "RECORDED, not from this machine:"
-    assert "Made-up 1" in lines[1] and "2000-01-01" in lines[1]
-    assert "256 MiB" in lines[4] and "10.00 GB/s" in lines[4] and "50.000 ms" in lines[4]
-    assert recorded.bandwidths(record) == {
-        "Made-up 1, pageable (recorded)": 10.0,
-        "Made-up 1, pinned (recorded)": 50.0,
-    }
-
-
-@pytest.mark.parametrize(("text", "words"), [("{", "holds no record"), ('{"device": "x"}', "lacks copies, date")])
-def test_a_damaged_record_says_what_to_do(tmp_path: Path, text: str, words: str) -> None:
-    (tmp_path / "transfers.json").write_text(text, encoding="utf-8")
-    with pytest.raises(ValueError, match=words) as caught:
-        recorded.load(tmp_path)
-    assert "bench_transfer.py" in str(caught.value)
-
-
-# -- the program that records ----------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def bench() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("bench_transfer", ROOT / "benchmarks" / "bench_transfer.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_the_benchmark_writes_a_record_that_is_read_back(
-    bench: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(transfers, "measure", lambda rounds: RECORD)
-    out = tmp_path / "new" / "transfers.json"
-    assert bench.main(["--out", str(out)]) == 0
-    assert recorded.load(out.parent) == RECORD and b"\r" not in out.read_bytes()
-    assert "Made-up 1" in capsys.readouterr().out
-
-
-def test_without_a_device_the_benchmark_writes_nothing(
-    bench: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert bench.main(["--out", str(tmp_path / "x.json")]) == 1
-    assert "nothing was written: no CUDA device" in capsys.readouterr().err and not list(tmp_path.iterdir())
-    with pytest.raises(SystemExit):
-        bench.main(["--rounds", "2"])
-
-
-def test_its_record_is_where_the_notebook_looks() -> None:
-    assert recorded.RECORDS == ROOT / "benchmarks" / "records"

@@ -58,3 +58,17 @@ def test_an_error_while_drawing_is_not_hidden() -> None:
 
     with pytest.raises(ValueError, match="no picture for this"):
         widgets.Playground(broken, n=ipywidgets.IntSlider(2))
+
+
+def test_a_live_picture_changes_in_jupyter_and_leaves_the_output_as_it_was() -> None:
+    live = widgets.Live("The loss <so far>; its end is shown below.")
+    before = live._repr_mimebundle_()
+    assert before["text/plain"] == "The loss <so far>; its end is shown below."
+    assert before["text/html"] == "<p>The loss &lt;so far&gt;; its end is shown below.</p>"
+    assert before["application/vnd.jupyter.widget-view+json"]["model_id"] == live._view.model_id
+    for step in (1, 2):
+        figure = plt.figure()
+        live.draw(figure, f"step {step}")
+        assert f'alt="step {step}"' in live._view.value and f"<figcaption>step {step}</figcaption>" in live._view.value
+        assert not plt.fignum_exists(figure.number)
+    assert live._repr_mimebundle_() == before

@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import math
+import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -20,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mt_core.arguments import check_path
 from mt_core.cache import user_cache_dir
 from mt_core.lab.corpus_files import Corpus, Record, prepared_corpus, read_downloaded, split_by_hash, write_corpus
 from mt_core.lab.download import DownloadError, RemoteFile, download
@@ -209,7 +212,7 @@ def prepare_python_corpus(
 
     Raises ValueError for sizes that make no sense and where there are fewer than two usable files.
     """
-    if not megabytes > 0 or not 0 < val_fraction < 1:
+    if not 0 < megabytes < math.inf or not 0 < val_fraction < 1:
         raise ValueError(
             f"megabytes={megabytes} and val_fraction={val_fraction}; needed are megabytes above 0 "
             "and a fraction between 0 and 1"
@@ -259,10 +262,11 @@ def resolve(name_or_path: str | Path, *, cache_dir: str | Path | None = None, pr
         return ready or prepare_python_corpus(directory, megabytes=megabytes)
     if word in CATALOGUE:
         return fetch(word, cache_dir=cache_dir, progress=progress)
-    path = Path(name_or_path).expanduser()
-    if path.is_file():
+    check_path("name_or_path", name_or_path)
+    path = Path(os.path.expanduser(name_or_path))  # unlike the method, it leaves a ~name that is no user
+    if os.path.isfile(path):
         return Corpus(train=path, val=None, is_jsonl=None, title=path.name)
-    if path.is_dir():
+    if os.path.isdir(path):
         train, val = path / "train.jsonl", path / "val.jsonl"
         if train.is_file() and val.is_file():
             return Corpus(train=train, val=val, is_jsonl=True, title=path.resolve().name)

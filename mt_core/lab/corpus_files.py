@@ -134,9 +134,11 @@ def prepared_corpus(directory: Path, made_from: dict[str, Any]) -> Corpus | None
     try:
         about = json.loads((directory / "corpus.json").read_text(encoding="utf-8"))
         sizes = {name: (directory / f"{name}.jsonl").stat().st_size for name in ("train", "val")}
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     wanted = {"format": FORMAT, "made_from": made_from, "bytes": sizes}
     if not isinstance(about, dict) or any(about.get(key) != value for key, value in wanted.items()):
+        return None
+    if not isinstance(about.get("title"), str):
         return None
     return Corpus(train=directory / "train.jsonl", val=directory / "val.jsonl", is_jsonl=True, title=about["title"])

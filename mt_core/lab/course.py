@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
 from mt_core.lab.style import BLACK, BLUE, GREEN, GREY, ORANGE
-from mt_core.loaders import choose_workers
+from mt_core.workers import choose_workers
 
 # -- the map -----------------------------------------------------------------------------------------------------
 
@@ -38,23 +38,25 @@ LANES: tuple[tuple[str, tuple[Stage, ...]], ...] = (
             Stage(name="text file", form="JSONL or plain text", made_by="", notebooks=("01",)),
             Stage(name="documents", form="str", made_by="read_documents", notebooks=("01",)),
             Stage(name="token ids", form="list[int]", made_by="encode", notebooks=("01",)),
-            Stage(name="store", form="uint16 (N,)", made_by="TokenStore", notebooks=("02",)),
+            Stage(name="store", form="uint16 (N,)", made_by="TokenStore", notebooks=("02", "09")),
         ),
     ),
     (
         "for every batch, in memory",
         (
-            Stage(name="rows", form="int64 (T,), twice", made_by="TransformerDataset", notebooks=("02", "03", "10")),
-            Stage(name="batch", form="int64 (B, T), twice", made_by="TokenLoader", notebooks=("04", "05", "07")),
+            Stage(
+                name="rows", form="int64 (T,), twice", made_by="TransformerDataset", notebooks=("02", "03", "10", "11")
+            ),
+            Stage(name="batch", form="int64 (B, T), twice", made_by="TokenLoader", notebooks=("04", "05", "07", "12")),
             Stage(name="on the device", form="int64 (B, T), twice", made_by="pin, copy", notebooks=("06", "08")),
         ),
     ),
     (
         "for every batch, on the device",
         (
-            Stage(name="logits", form="float32 (B, T, V)", made_by="MicroTransformer"),
+            Stage(name="logits", form="float32 (B, T, V)", made_by="MicroTransformer", notebooks=("14",)),
             Stage(name="loss", form="float32 ()", made_by="loss_of"),
-            Stage(name="step", form="new weights", made_by="fit"),
+            Stage(name="step", form="new weights", made_by="fit", notebooks=("13", "15")),
         ),
     ),
 )

@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from mt_core.arguments import check_count
 from mt_core.files import file_sha256
 
 BLOCK = 1 << 16  # bytes asked of the socket at once
@@ -60,6 +61,10 @@ class RemoteFile:
     sha256: str
 
     def __post_init__(self) -> None:
+        for field in ("name", "url", "sha256"):
+            if not isinstance(getattr(self, field), str):
+                raise ValueError(f"{field}={getattr(self, field)!r}, a text is needed")
+        check_count(f"size of {self.name}", self.size)
         if not _PLAIN_NAME.fullmatch(self.name) or self.name.endswith(".") or _RESERVED_NAME.fullmatch(self.name):
             raise ValueError(
                 f"file name {self.name!r} is not plain: start with a letter or digit, then letters, digits, "
@@ -67,11 +72,8 @@ class RemoteFile:
             )
         if self.name.lower().endswith((".part", ".lock", ".json")):
             raise ValueError(f"file name {self.name!r} ends like one of the downloader's own files: rename it")
-        parts = urllib.parse.urlsplit(self.url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        if _scheme(self.url) is None or not self.url.isascii() or not self.url.isprintable() or " " in self.url:
             raise ValueError(f"url {self.url!r} is not http:// or https:// with a host")
-        if self.size < 1:
-            raise ValueError(f"size of {self.name} is {self.size} bytes; a file to fetch has at least 1")
         if not re.fullmatch(r"[0-9a-f]{64}", self.sha256):
             raise ValueError(f"sha256 of {self.name} is {self.sha256!r}; it needs 64 lower-case hexadecimal digits")
 
@@ -259,7 +261,7 @@ def _answer(remote: RemoteFile, part: Path, headers: dict[str, str], timeout: fl
         if error.code in RETRY_STATUS:
             raise _InterruptedError(f"HTTP status {error.code} {error.reason}") from error
         raise DownloadError(f"{remote.url} answered with HTTP status {error.code}: {error.reason}") from error
-    except (OSError, http.client.HTTPException) as error:
+    except (OSError, ValueError, http.client.HTTPException) as error:  # ValueError: a redirect that is no URL
         reason = getattr(error, "reason", error)
         if isinstance(reason, ssl.SSLCertVerificationError):
             raise DownloadError(f"the certificate of {remote.url} does not hold: {reason}") from error
@@ -275,13 +277,31 @@ def _answer(remote: RemoteFile, part: Path, headers: dict[str, str], timeout: fl
     return response
 
 
+def _scheme(url: str) -> str | None:
+    """ "http" or "https"; None for a URL of another kind, one without a host or one that cannot be taken apart."""
+    try:
+        parts = urllib.parse.urlsplit(url)
+        return parts.scheme if parts.scheme in ("http", "https") and parts.hostname else None
+    except ValueError:
+        return None
+
+
 class _SafeRedirects(urllib.request.HTTPRedirectHandler):
     """Redirects only to http and https, and never from https back to http."""
 
+    def http_error_302(self, req, fp, code, msg, headers):  # type: ignore[no-untyped-def]
+        try:
+            return super().http_error_302(req, fp, code, msg, headers)
+        except BaseException:
+            fp.close()
+            raise
+
+    http_error_301 = http_error_303 = http_error_307 = http_error_308 = http_error_302
+
     def redirect_request(self, req, fp, code, msg, headers, newurl):  # type: ignore[no-untyped-def]
         fp.close()  # urllib would read the body of a redirect to its end, however long
-        old, new = urllib.parse.urlsplit(req.full_url).scheme, urllib.parse.urlsplit(newurl).scheme
-        if new not in ("http", "https") or (old == "https" and new == "http"):
+        old, new = _scheme(req.full_url), _scheme(newurl)
+        if new is None or (old == "https" and new == "http"):
             raise DownloadError(f"{req.full_url} redirects to {newurl}, from {old} to {new}: refused")
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
@@ -317,7 +337,7 @@ def _write_all(out: IO[bytes], block: bytes) -> None:
 
 def _content_range(header: str) -> tuple[int, int | None]:
     """`bytes 5-9/10` -> (5, 10); a header that says nothing usable -> (-1, None)."""
-    match = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", header.strip())
+    match = re.fullmatch(r"bytes ([0-9]{1,18})-[0-9]+/([0-9]{1,18}|\*)", header.strip())
     if match is None:
         return -1, None
     return int(match[1]), None if match[2] == "*" else int(match[2])
@@ -326,9 +346,11 @@ def _content_range(header: str) -> tuple[int, int | None]:
 def _read_note(note: Path) -> dict[str, str]:
     try:
         content = json.loads(note.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
-    return content if isinstance(content, dict) else {}
+    if not isinstance(content, dict):
+        return {}
+    return {name: text for name, text in content.items() if isinstance(text, str) and text.isprintable()}
 
 
 def _is_intact(path: Path, remote: RemoteFile) -> bool:

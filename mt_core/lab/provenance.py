@@ -17,9 +17,9 @@ import torch
 
 from mt_core.corpus import CorpusError, Document, Paths, _as_paths, iterate_documents
 from mt_core.dataset import TransformerDataset
-from mt_core.loaders import TokenLoader
 from mt_core.mixing import MixedDataset
 from mt_core.store import TokenStore
+from mt_core.token_loader import TokenLoader
 from mt_core.tokenizer import MicroTransformerTokenizer
 from mt_core.windows import IGNORE
 

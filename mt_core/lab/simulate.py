@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from mt_core.dataset import check_count
+from mt_core.arguments import check_count
 from mt_core.lab.played_loader import play
 from mt_core.lab.spans import DEVICE, MAIN, PIN, Kind, Span, Timeline
 

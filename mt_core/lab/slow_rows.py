@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from mt_core.dataset import Batch, check_count
+from mt_core.arguments import check_count
+from mt_core.dataset import Batch
 from mt_core.tokenizer import MicroTransformerTokenizer
 from mt_core.windows import IGNORE
 

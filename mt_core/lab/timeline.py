@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate, get_worker_info
 
-from mt_core.dataset import check_count
+from mt_core.arguments import check_count
 from mt_core.lab.spans import DEVICE, MAIN, PIN, Kind, Span, Timeline, worker_lane
 from mt_core.prefetch import each_tensor
 

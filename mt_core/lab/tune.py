@@ -16,7 +16,7 @@ import torch
 from mt_core.lab.tune_arm import TuningError
 from mt_core.lab.tune_bench import Bench, usable_cores
 from mt_core.lab.tune_report import Setting, Trial, Tuning
-from mt_core.loaders import choose_pinning
+from mt_core.workers import choose_pinning
 
 __all__ = ["Setting", "Trial", "Tuning", "TuningError", "tune"]
 

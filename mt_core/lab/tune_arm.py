@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset, default_collate
 
+from mt_core.dataset import collate_rows
 from mt_core.lab.tune_report import Setting
-from mt_core.loaders import collate_rows
+from mt_core.token_loader import TokenLoader
 
 
 class TuningError(RuntimeError):
@@ -88,6 +89,8 @@ class _Rows(Dataset[Any]):
 
 def row_by_row(loader: DataLoader[Any]) -> DataLoader[Any]:
     """What a loader without workers delivers, each row fetched by itself."""
+    if isinstance(loader, TokenLoader):
+        loader.order.reader = "anyone"  # it is read from outside, and any epoch will do
     return DataLoader(
         _Rows(loader.dataset),
         batch_sampler=loader.batch_sampler,

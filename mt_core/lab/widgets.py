@@ -77,3 +77,34 @@ class Playground:
         view = self._box._repr_mimebundle_()[_WIDGET_VIEW]
         data = {"text/plain": self.words, "image/png": self.picture, _WIDGET_VIEW: view}
         return data, {"image/png": {"alt": self.words}}
+
+
+class Live:
+    """A picture that follows a running cell in Jupyter; elsewhere one line. Show it first, then draw.
+
+    Drawing again changes what Jupyter shows and leaves the cell's output as it was, so a stored notebook is the same
+    however often it was drawn. Show the last state with `show` in the next cell: that one is kept.
+
+    Args:
+        words: the line, which says what runs and where its end is shown.
+
+    >>> live = Live("The loss while it trains; its end is shown below.")
+    >>> sorted(live._repr_mimebundle_())[1:]
+    ['text/html', 'text/plain']
+    """
+
+    def __init__(self, words: str) -> None:
+        self.words = words
+        self._view = ipywidgets.HTML(html.escape(words))
+
+    def draw(self, figure: Figure, words: str) -> None:
+        """Show a figure instead of the one before, and close it; `words` is its alternative text and caption."""
+        picture, said = base64.b64encode(png(figure)).decode("ascii"), html.escape(words)
+        self._view.value = (
+            f'<figure style="margin:0"><img alt="{said}" src="data:image/png;base64,{picture}">'
+            f"<figcaption>{said}</figcaption></figure>"
+        )
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> Mapping[str, Any]:
+        view = self._view._repr_mimebundle_()[_WIDGET_VIEW]
+        return {"text/plain": self.words, "text/html": f"<p>{html.escape(self.words)}</p>", _WIDGET_VIEW: view}

@@ -22,6 +22,7 @@ __all__ = [
     "Verdict",
     "WrongMend",
     "check",
+    "code_of",
     "detect",
     "hint",
     "tour",
@@ -44,7 +45,7 @@ def tour() -> None:
 def visit(name: str) -> None:
     """Print one exhibit: the broken code, what to predict, what a mend must do. The answer stays hidden."""
     exhibit = _exhibit(name)
-    code = "\n\n".join(textwrap.dedent(inspect.getsource(part)).rstrip() for part in (*exhibit.shown, exhibit.broken))
+    code = "\n\n".join(map(code_of, (*exhibit.shown, exhibit.broken)))
     print(exhibit.title)
     print(f"\n{code}\n")
     names = ", ".join(part.__name__ for part in (exhibit.broken, *exhibit.shown))
@@ -56,8 +57,14 @@ def visit(name: str) -> None:
         ("Mend it", exhibit.task),
         ("Check it", f'bugs.check("{name}", your_mend); {len(exhibit.hints)} hints, from bugs.hint("{name}", 1)'),
     ):
-        print(textwrap.fill(f"{label}: {words}", width=110, subsequent_indent="  "))
-    print(f"Met in: {exhibit.source.where}, {exhibit.source.title!r}\n  {exhibit.source.link}")
+        _say(f"{label}: {words}")
+    _say(f"Met in: {exhibit.source.where}, {exhibit.source.title!r}")
+    print(f"  {exhibit.source.link}")
+
+
+def code_of(part: Callable[..., Any]) -> str:
+    """The source code of a function or class, as it stands in its module."""
+    return textwrap.dedent(inspect.getsource(part)).rstrip()
 
 
 def hint(name: str, step: int = 1) -> None:
@@ -71,12 +78,16 @@ def hint(name: str, step: int = 1) -> None:
 
 def detect(name: str, candidate: Callable[..., Any] | None = None) -> None:
     """Print what the exhibit's tool sees in a candidate, by default in the broken code."""
-    print(_exhibit(name).detector(candidate))
+    _say(str(_exhibit(name).detector(candidate)))
 
 
 def check(name: str, candidate: Any) -> None:
     """Print what is right or wrong about a mend; whatever it does, no traceback."""
-    print(_exhibit(name).check(candidate))
+    _say(str(_exhibit(name).check(candidate)))
+
+
+def _say(words: str) -> None:
+    print(textwrap.fill(words, width=110, subsequent_indent="  ", break_long_words=False))
 
 
 def _exhibit(name: str) -> Exhibit:

@@ -1,4 +1,7 @@
-"""What every exercise check is built from: an answer that is missing or wrong is explained, not raised."""
+"""What every exercise check is built from: an answer that is missing or wrong is explained, not raised.
+
+`must_be_right` raises it after all, for the copies of an exercise that are graded.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from mt_core.lab.checks.guesses import plain
+
+_last_verdict: list[str] = []  # what the last check found wrong, "" for nothing; empty before any check ran
 
 
 class WrongError(Exception):
@@ -21,14 +26,34 @@ class UntouchedError(Exception):
 def explained(answer: Callable[..., Any]) -> Iterator[None]:
     """Print what went wrong instead of raising it."""
     name = getattr(answer, "__name__", "your function")
+    said = ""
+    _last_verdict.clear()
     try:
         yield
     except UntouchedError:
-        print(f"{name} returns nothing yet: replace the ... by your own lines and run both cells again.")
+        said = f"{name} returns nothing yet: replace the ... by your own lines and run both cells again."
     except WrongError as wrong:
-        print(f"Not yet. {wrong}.")
+        said = f"Not yet. {wrong}."
     except Exception as error:
-        print(f"Not yet. {name} stopped with {type(error).__name__}: {error}")
+        said = f"Not yet. {name} stopped with {type(error).__name__}: {error}"
+    if said:
+        print(said)
+    _last_verdict.append(said)
+
+
+def must_be_right() -> None:
+    """Let the last check count: raise what it explained, once. Graded copies of a notebook call this after each check.
+
+    Raises:
+        AssertionError: the answer was missing or wrong, in the check's own words.
+        RuntimeError: no check has ended since the last call.
+    """
+    if not _last_verdict:
+        raise RuntimeError(
+            "no check has ended: call must_be_right() after one, such as checks.start.targets(my_targets)"
+        )
+    if said := _last_verdict.pop():
+        raise AssertionError(said)
 
 
 def as_list(value: Any, case: str) -> list[int]:

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from mt_core.dataset import TransformerDataset
 from mt_core.lab.checks.explained import UntouchedError, WrongError, as_list, explained
-from mt_core.loaders import TokenLoader
 from mt_core.store import TokenStore
+from mt_core.token_loader import TokenLoader
 
 # Two rows of documents, -1 for padding.
 _ROWS = torch.tensor([[4, 4, 4, 7, 7, 2, -1], [1, 3, 3, 3, 3, 3, 3]])

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mt_core.lab.checks.explained import UntouchedError, WrongError, explained
 from mt_core.tokenizer import MicroTransformerTokenizer
 from mt_core.windows import IGNORE
 
@@ -18,25 +19,24 @@ def targets(my_targets: Callable[[dict[str, Tensor]], Any]) -> None:
         "input_ids": torch.tensor([[1, 17, 18, 19], [1, 20, 0, 0], [21, 22, 23, 24]]),
         "labels": torch.tensor([[17, 18, 19, 2], [20, 2, IGNORE, IGNORE], [IGNORE, 23, 0, 25]]),
     }
-    got, problem = _call(my_targets, batch)
-    if problem:
-        print(problem)
-        return
-    if isinstance(got, Tensor) and got.numel() == 1:
-        got = got.item()
     mistakes: dict[float, str] = {
         12: "every label was counted, also the -100 that mark places without a target",
         3: "that is the number of rows, or of places to leave out; the labels to count are those that are not -100",
         8: "you left out one target too many: id 0 is a token like any other where the label says so; only -100 is not",
         10: "you counted places of input_ids that are not 0; what is scored stands in labels",
     }
-    if isinstance(got, bool) or not isinstance(got, int | float):
-        print(f"Not yet. One number is needed, your function returned {type(got).__name__}. Sum over both dimensions.")
-    elif got == 9:
+    with explained(my_targets):
+        got = _touched(my_targets(batch))
+        if isinstance(got, Tensor) and got.numel() == 1:
+            got = got.item()
+        if isinstance(got, bool) or not isinstance(got, int | float):
+            raise WrongError(
+                f"One number is needed, your function returned {type(got).__name__}. Sum over both dimensions"
+            )
+        if got != 9:
+            why = mistakes.get(got, "count the places of labels that are not -100")
+            raise WrongError(f"Three rows of 4 places hold 9 targets, your function says {got}: {why}")
         print("Right: 9 targets in 3 rows of 4. Checked with padding, a masked first place, and a target of id 0.")
-    else:
-        why = mistakes.get(got, "count the places of labels that are not -100")
-        print(f"Not yet. Three rows of 4 places hold 9 targets, your function says {got}: {why}.")
 
 
 def story(my_story: Callable[[str], Any], model: nn.Module, tokenizer: MicroTransformerTokenizer) -> None:
@@ -48,36 +48,32 @@ def story(my_story: Callable[[str], Any], model: nn.Module, tokenizer: MicroTran
         if not read and inputs and isinstance(inputs[0], Tensor):
             read.append(inputs[0].flatten().tolist())
 
-    hook = model.register_forward_pre_hook(note)
-    try:
-        got, problem = _call(my_story, prompt)
-    finally:
-        hook.remove()
-    wanted = tokenizer.encode(prompt)["input_ids"][:-1]
-    if problem:
-        print(problem)
-    elif not isinstance(got, str):
-        print(f"Not yet. A text is needed, your function returned {type(got).__name__}. Decode the ids.")
-    elif not read:
-        print("Not yet. The model was never asked. Call generate(model, ...) with the ids of the prompt.")
-    elif read[0][-1] == tokenizer.sep_token_id:
-        print("Not yet. The ids the model read end with [SEP], which says that the story is over. Leave that one out.")
-    elif read[0][0] != tokenizer.cls_token_id:
-        print("Not yet. The ids the model read do not begin with [CLS], as every story in training did. Keep it.")
-    elif read[0] != wanted:
-        print(f"Not yet. The model read {tokenizer.decode(read[0])!r}, the prompt was {prompt!r}.")
-    elif not got.startswith(prompt) or len(got) <= len(prompt):
-        print(f"Not yet. The story should begin with {prompt!r} and go on; yours begins {got[:30]!r}.")
-    else:
+    with explained(my_story):
+        hook = model.register_forward_pre_hook(note)
+        try:
+            got = _touched(my_story(prompt))
+        finally:
+            hook.remove()
+        wanted = tokenizer.encode(prompt)["input_ids"][:-1]
+        if not isinstance(got, str):
+            raise WrongError(f"A text is needed, your function returned {type(got).__name__}. Decode the ids")
+        if not read:
+            raise WrongError("The model was never asked. Call generate(model, ...) with the ids of the prompt")
+        if read[0][-1] == tokenizer.sep_token_id:
+            raise WrongError(
+                "The ids the model read end with [SEP], which says that the story is over. Leave that one out"
+            )
+        if read[0][0] != tokenizer.cls_token_id:
+            raise WrongError("The ids the model read do not begin with [CLS], as every story in training did. Keep it")
+        if read[0] != wanted:
+            raise WrongError(f"The model read {tokenizer.decode(read[0])!r}, the prompt was {prompt!r}")
+        if not got.startswith(prompt) or len(got) <= len(prompt):
+            raise WrongError(f"The story should begin with {prompt!r} and go on; yours begins {got[:30]!r}")
         print(f"Right: the model read [CLS] and the {len(wanted) - 1} tokens of {prompt!r}, and went on from there.")
 
 
-def _call(function: Callable[..., Any], argument: Any) -> tuple[Any, str]:
-    """What a reader's function returns, and what to say if there is nothing to judge."""
-    name = getattr(function, "__name__", "your function")
-    try:
-        got = function(argument)
-    except Exception as error:  # whatever a reader's code may raise
-        return None, f"Not yet. {name} stopped with {type(error).__name__}: {error}"
-    untouched = f"{name} returns nothing yet: replace the ... by your own lines and run both cells again."
-    return got, untouched if got is None or got is ... else ""
+def _touched(got: Any) -> Any:
+    """What a reader's function returned, if it returned anything."""
+    if got is None or got is ...:
+        raise UntouchedError
+    return got

@@ -127,7 +127,7 @@ def _box(ax: Axes, x: float, y: float, text: str, *, fill: str | None, strong: b
     )
     box.set_hatch("" if fill else HATCH)
     ax.add_patch(box)
-    size = 12 if len(text) < 3 else 9 if len(text) < 7 else 7
+    size = 12 if len(text) < 3 else 9 if len(text) < 6 else 7
     back = None if fill or not strong else {"facecolor": "white", "edgecolor": "none", "pad": 1}
     ax.text(x + 0.5, y + 0.45, text, ha="center", va="center", color=ink, fontsize=size, family="monospace", bbox=back)
 

@@ -99,7 +99,7 @@ def _name_places(ax: Axes, names: list[str]) -> None:
 def _create_axes(n_heads: int, n: int, values: bool) -> list[Axes]:
     columns = min(n_heads, 2 if values else 4)
     lines = -(-n_heads // columns)
-    side = 0.34 * n + 0.9 if values else {1: 4.2, 2: 3.2, 3: 2.6, 4: 2.3}[columns]  # inches
+    side = 0.34 * n + 0.9 if values else {1: 4.2, 2: 3.2, 3: 2.6, 4: 2.7}[columns]  # inches
     figure, grid = plt.subplots(
         lines, columns, figsize=(side * columns + 0.8, (side + 0.25) * lines + 0.4), squeeze=False
     )

@@ -24,7 +24,7 @@ RANK_LOOKS = (  # a colour and a hatch for each rank; its number stands in each 
 )
 
 
-def plot_ranks(rows: np.ndarray, *, n_rows: int, ax: Axes | None = None) -> Axes:
+def plot_ranks(rows: np.ndarray, *, n_rows: int, readers: int = 1, ax: Axes | None = None) -> Axes:
     """A column for each row, a line for each step: the number of the rank that reads this row in this step.
 
     Where all is well each column holds one box. Columns with more are framed and marked "2×" and so on, columns
@@ -33,6 +33,8 @@ def plot_ranks(rows: np.ndarray, *, n_rows: int, ax: Axes | None = None) -> Axes
     Args:
         rows: int64 (steps, ranks, B), the rows that each rank reads in each step, -1 for nothing.
         n_rows: R, how many rows there are to read.
+        readers: how many ranks are to read each row; more than 1 where ranks share out the model. A column with
+            another number is marked.
 
     Raises:
         ValueError: another shape, more ranks than can be told apart, or a row that does not exist.
@@ -44,7 +46,7 @@ def plot_ranks(rows: np.ndarray, *, n_rows: int, ax: Axes | None = None) -> Axes
     counts = _counts(rows, n_rows)
     with style():
         ax = ax if ax is not None else plt.subplots(figsize=(max(4.0, 0.7 + 0.3 * n_rows), 1.35 + 0.36 * n_steps))[1]
-        for row in np.flatnonzero(counts != 1).tolist():
+        for row in np.flatnonzero(counts != readers).tolist():
             edge, hatch = (GREY, "////") if counts[row] == 0 else (RED, "")
             frame = Rectangle((row - 0.5, -0.55), 1, n_steps + 0.1, facecolor="none", edgecolor=edge, linewidth=1.6)
             frame.set_hatch(hatch)
@@ -53,9 +55,9 @@ def plot_ranks(rows: np.ndarray, *, n_rows: int, ax: Axes | None = None) -> Axes
             ax.text(row, -0.62, f"{counts[row]}×", ha="center", va="bottom", color=BLACK, weight="bold", fontsize=9)
         for step in range(n_steps):
             for row in np.unique(rows[step][rows[step] != NOTHING]).tolist():
-                readers = np.flatnonzero((rows[step] == row).any(axis=-1)).tolist()
-                for place, rank in enumerate(readers):
-                    _box(ax, row - 0.44 + 0.88 * place / len(readers), step, 0.88 / len(readers), rank)
+                found = np.flatnonzero((rows[step] == row).any(axis=-1)).tolist()
+                for place, rank in enumerate(found):
+                    _box(ax, row - 0.44 + 0.88 * place / len(found), step, 0.88 / len(found), rank)
         ax.set(xlim=(-0.7, n_rows - 0.3), ylim=(n_steps - 0.4, -1.15), xlabel="row", ylabel="step")
         every = 1 if n_rows <= 32 else 5
         ax.set(title="Which rank reads which row?", xticks=range(0, n_rows, every), yticks=range(n_steps))
@@ -63,7 +65,7 @@ def plot_ranks(rows: np.ndarray, *, n_rows: int, ax: Axes | None = None) -> Axes
         return ax
 
 
-def ranks_words(rows: np.ndarray, *, n_rows: int) -> str:
+def ranks_words(rows: np.ndarray, *, n_rows: int, readers: int = 1) -> str:
     """What `plot_ranks` shows, in a sentence.
 
     >>> ranks_words(np.array([[[0], [1]], [[2], [0]]]), n_rows=4)
@@ -74,12 +76,14 @@ def ranks_words(rows: np.ndarray, *, n_rows: int) -> str:
     parts = []
     for times in np.unique(counts):
         which = np.flatnonzero(counts == times).tolist()
-        if times != 1:
+        if times != readers:
             is_read = "is" if len(which) == 1 else "are"
-            parts.append(f"{_listed(which)} {is_read} {'never read' if times == 0 else f'read {times} times'}")
+            read = {0: "never read", 1: "read once"}.get(times, f"read {times} times")
+            parts.append(f"{_listed(which)} {is_read} {read}")
     parts.sort(key=lambda part: part.endswith("never read"))
     steps, ranks = (f"{n} {name}{'' if n == 1 else 's'}" for n, name in zip(rows.shape, ("step", "rank"), strict=False))
-    return f"{steps} of {ranks}, {n_rows} rows to read: {'; '.join(parts) or 'each is read once'}."
+    well = "each is read once" if readers == 1 else f"each is read by {readers} ranks"
+    return f"{steps} of {ranks}, {n_rows} rows to read: {'; '.join(parts) or well}."
 
 
 def _box(ax: Axes, x: float, step: int, width: float, rank: int) -> None:
