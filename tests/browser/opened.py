@@ -108,7 +108,7 @@ class Opened:
         return self.page.locator(".jp-Notebook .jp-Cell").nth(index)
 
     def playgrounds(self) -> dict[str, Locator]:
-        """Cell id -> the widget in its output, for every cell that shows one."""
+        """Cell id -> the widget in its output, for every cell that shows one with controls; a `Live` has none."""
         shows = {
             cell["id"]: self.cell(cell["id"]).locator(".jp-OutputArea-output > .jupyter-widgets")
             for cell in self.cells()
@@ -118,6 +118,7 @@ class Opened:
             (cell_id if i == 0 else f"{cell_id}_{i}"): widget
             for cell_id, widgets in shows.items()
             for i, widget in enumerate(widgets.all())
+            if widget.locator(", ".join(MOVES)).count()
         }
 
     def select(self, widget: Locator) -> None:

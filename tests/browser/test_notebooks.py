@@ -129,6 +129,7 @@ def move_by_mouse(opened: Opened, control: Control) -> None:
     if control.kind != ".noUi-handle":
         control.handle.click()
         if control.kind == "input[type=text]":
+            opened.page.keyboard.press("End")  # the click is somewhere in the text
             opened.page.keyboard.type("q")
         return
     control.handle.hover()  # scrolls to it, and waits until it stays where it is
@@ -136,7 +137,7 @@ def move_by_mouse(opened: Opened, control: Control) -> None:
     handle = control.handle.bounding_box()
     assert track and handle
     start, middle = handle["x"] + handle["width"] / 2, handle["y"] + handle["height"] / 2
-    goal = 0.75 if start < track["x"] + track["width"] / 2 else 0.25
+    goal = 0.9 if start < track["x"] + track["width"] / 2 else 0.1  # not halfway between two of three choices
     mouse = opened.page.mouse
     mouse.move(start, middle)
     mouse.down()
