@@ -37,8 +37,8 @@ from mt_core import (
 )
 from mt_core.command_line import RunSettings, run
 from mt_core.lab.corpora import resolve
-from mt_core.parallel import OneProcess
-from mt_core.recipe import TrainConfig, create_optimizers
+from mt_core.lab.step_speed import stepper
+from mt_core.recipe import TrainConfig
 from mt_core.records import Step
 from mt_core.training import evaluate, training_steps
 
@@ -150,22 +150,9 @@ def ours_a_step(tokenizer: Path, shape: tuple[int, int, int]) -> tuple[float, in
     model = MicroTransformer(vocab_size=vocab_size, n_layer=shape[2])
     ids = torch.randint(model.config.vocab_size, (shape[0], shape[1] + 1))
     batch = {"input_ids": ids[:, :-1].contiguous(), "labels": ids[:, 1:].contiguous()}
-    threads, seconds = choose_threads(stepper(model, TrainConfig(optimizer="muon"), lambda: batch))
+    step = stepper(model, TrainConfig(optimizer="muon"))
+    threads, seconds = choose_threads(lambda: step(batch))
     return seconds, threads
-
-
-def stepper(model: MicroTransformer, config: TrainConfig, draw: Callable[[], dict[str, Tensor]]) -> Callable[[], None]:
-    """What `fit` does in a step, its records left out."""
-    trainer = OneProcess(model, create_optimizers(model, config), config)
-
-    def step() -> None:
-        trainer.backward([draw()])
-        trainer.clip(1.0)
-        for optimizer in trainer.optimizers:
-            optimizer.step()
-            optimizer.zero_grad()
-
-    return step
 
 
 def schedules(folder: Path, tokenizer: Path, steps: int, config: BenchConfig) -> dict[str, dict[str, float]]:
@@ -202,9 +189,11 @@ def equal_size(train: Tensor, vocab_size: int, rounds: int = 15) -> dict[str, li
     def their_step() -> None:
         char_gpt.train_step(theirs, their_optimizer, char_gpt.draw_batch(train, generator), 1000)
 
-    steps = {"theirs": their_step, "as it is": stepper(ours, TrainConfig(), lambda: next(batches))}
+    as_it_is = stepper(ours, TrainConfig())
+    steps: dict[str, Callable[[], object]] = {"theirs": their_step, "as it is": lambda: as_it_is(next(batches))}
     if shutil.which("cl" if os.name == "nt" else os.environ.get("CXX", "c++")):
-        steps["compiled"] = stepper(ours, TrainConfig(compile=True), lambda: next(batches))
+        compiled = stepper(ours, TrainConfig(compile=True))
+        steps["compiled"] = lambda: compiled(next(batches))
     choose_threads(their_step)
     ratios: dict[str, list[float]] = {name: [] for name in steps if name != "theirs"}
     for turn in range(rounds):

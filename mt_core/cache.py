@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import shutil
 import sys
@@ -12,7 +10,7 @@ from pathlib import Path
 
 from mt_core.arguments import check_path
 from mt_core.corpus import OnError, SampleBy, check_reading
-from mt_core.files import CorpusError, describe_file, file_sha256, find_files
+from mt_core.files import CorpusError, describe_file, file_sha256, find_files, json_sha256
 from mt_core.prepare import prepare_corpus
 from mt_core.store import FORMAT, HEADER, VERSION, StoreError, TokenStore
 from mt_core.tokenizer import MicroTransformerTokenizer
@@ -50,7 +48,7 @@ def open_corpus(
         raise CorpusError(file, None, f"is one of {len(more) + 1} files: make a store of them with prepare_corpus")
     content = file_sha256(file) if isinstance(file, Path) else describe_file(file)[1]
     rules = [FORMAT, VERSION, content, tokenizer.fingerprint(), is_jsonl, text_field, sample_by, on_error]
-    key = hashlib.sha256(json.dumps(rules).encode()).hexdigest()[:16]
+    key = json_sha256(rules)[:16]
     beside = cache_beside(file) if isinstance(file, Path) else user_cache_dir() / "stores"
     folder = Path(cache_dir) if cache_dir is not None else beside
     target = folder / f"{Path(file).name}-{key}"

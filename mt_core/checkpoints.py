@@ -7,7 +7,6 @@ Checksums of its files show what changed on the disk since.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -20,6 +19,8 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
+
+from mt_core.files import file_sha256, json_sha256
 
 _MODEL, _OPTIMIZER, _STATE = "model.safetensors", "optimizer.safetensors", "state.json"
 _NAME = re.compile(r"step-(\d{8})")
@@ -88,7 +89,7 @@ def save_checkpoint(
                     tensors[f"{number}.{parameter}.{name}"] = torch.as_tensor(value).detach().cpu().contiguous()
         save_file(tensors, partial / _OPTIMIZER)
         content = {"step": step, "param_groups": groups, **state}
-        digests = {name: _digest(partial / name) for name in (_MODEL, _OPTIMIZER)} | {_STATE: _digest_json(content)}
+        digests = {name: file_sha256(partial / name) for name in (_MODEL, _OPTIMIZER)} | {_STATE: json_sha256(content)}
         text = json.dumps({**content, "sha256": digests}, indent=1)
         (partial / _STATE).write_text(text, encoding="utf-8", newline="\n")
         for file in partial.iterdir():
@@ -131,7 +132,7 @@ def _read_state(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
         digests = state.pop("sha256")
         if not isinstance(digests, dict) or set(digests) != {_MODEL, _OPTIMIZER, _STATE}:
             raise ValueError("it lacks a checksum")
-        if digests[_STATE] != _digest_json(state):
+        if digests[_STATE] != json_sha256(state):
             raise ValueError("it is not as it was written")
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(
@@ -153,7 +154,7 @@ def load_checkpoint(path: Path, model: torch.nn.Module, optimizers: Sequence[tor
             f"{path} holds {len(groups)} optimizers, this run has {len(optimizers)}: resume with the same settings"
         )
     for name in (_MODEL, _OPTIMIZER):
-        if (path / name).is_file() and _digest(path / name) != digests[name]:
+        if (path / name).is_file() and file_sha256(path / name) != digests[name]:
             raise CheckpointError(f"{path / name} is not as it was written: remove {path} to use the one before")
     tensors = _load_tensors(path / _OPTIMIZER)
     load_model(model, path / _MODEL)
@@ -177,16 +178,6 @@ def _checkpoints(folder: Path) -> list[Path]:
 def _unfinished(path: Path) -> Path:
     """A new name for a checkpoint that is not whole yet, or no longer."""
     return path.with_name(f"{path.name}.partial-{os.getpid()}-{secrets.token_hex(4)}")
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _digest_json(content: dict[str, Any]) -> str:
-    """Of what is said, however it is laid out."""
-    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
 def _load_tensors(path: Path) -> dict[str, torch.Tensor]:

@@ -9,6 +9,7 @@ import glob
 import gzip
 import hashlib
 import importlib
+import json
 import os
 import sys
 import zlib
@@ -103,6 +104,11 @@ def file_sha256(path: Path) -> str:
     """SHA-256 of a file's bytes, as 64 hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def json_sha256(content: Any) -> str:
+    """SHA-256 of what can be written as JSON, as 64 hexadecimal digits, however the JSON is laid out in a file."""
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
 @contextmanager

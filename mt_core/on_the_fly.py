@@ -26,7 +26,7 @@ from mt_core.arguments import check_path
 from mt_core.bulk import BulkEncoder
 from mt_core.cache import cache_beside
 from mt_core.corpus import OnError, SampleBy, check_reading, kind_of
-from mt_core.files import CorpusError, describe_file, file_sha256, find_files, is_packed
+from mt_core.files import CorpusError, describe_file, file_sha256, find_files, is_packed, json_sha256
 from mt_core.store import ENDS, HEADER, StoreError, TokenStore
 from mt_core.text_index import FORMAT, PLACES, TOKENIZER, VERSION, read_index, write_index
 from mt_core.tokenizer import MicroTransformerTokenizer
@@ -222,7 +222,7 @@ def open_text(
     reading = {"is_jsonl": is_jsonl, "text_field": text_field, "sample_by": sample_by, "on_error": on_error}
     stamp = describe_file(file)[1]
     rules = [FORMAT, VERSION, file_sha256(file), tokenizer.fingerprint(), reading]
-    key = hashlib.sha256(json.dumps(rules).encode()).hexdigest()[:16]
+    key = json_sha256(rules)[:16]
     folder = cache_beside(file) if cache_dir is None else Path(cache_dir)
     target = (folder / f"{file.name}-index-{key}").absolute()
     file = file.absolute()

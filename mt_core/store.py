@@ -19,6 +19,7 @@ import numpy as np
 
 from mt_core.arguments import check_path
 from mt_core.bulk import BulkEncoder
+from mt_core.files import json_sha256
 from mt_core.tokenizer import MicroTransformerTokenizer
 
 FORMAT = "microtransformer-token-store"
@@ -90,7 +91,7 @@ class TokenStore:
     def fingerprint(self) -> str:
         """A SHA-256 that two stores share exactly when ids, documents and tokenizer are the same."""
         named = ("dtype", "vocab_size", "tokenizer_hash", "n_tokens", "token_ids_sha256", "document_ends_sha256")
-        return hashlib.sha256(json.dumps([self.header[name] for name in named]).encode()).hexdigest()
+        return json_sha256([self.header[name] for name in named])
 
     # -- in memory -----------------------------------------------------------------------------------------
 
@@ -255,7 +256,7 @@ def _read_header(path: Path) -> dict[str, Any]:
 def header_sha256(header: dict[str, Any]) -> str:
     """Of all that a header says but this itself."""
     said = {name: value for name, value in header.items() if name != "header_sha256"}
-    return hashlib.sha256(json.dumps(said).encode()).hexdigest()
+    return json_sha256(said)
 
 
 def dtype_for(vocab_size: int) -> np.dtype:

@@ -6,8 +6,6 @@ bytes; which records belong to it is found out by whoever reads it: those that b
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +13,7 @@ from typing import BinaryIO
 
 from mt_core.bulk import last_word_end, word_ends
 from mt_core.corpus import Kind, OnError, SampleBy, kind_of, parquet_file, without_mark
-from mt_core.files import File, describe_file, is_packed, open_unpacked, reading_errors
+from mt_core.files import File, describe_file, is_packed, json_sha256, open_unpacked, reading_errors
 
 UNIT_BYTES = 2 << 20  # of a file: a tenth of a second of work
 MOST_UNITS = 4096  # beyond, units grow
@@ -59,7 +57,7 @@ class Unit:
         """A name that two units share exactly when they have the same shard."""
         made_from = [_VERSION, str(self.file), self.stamp, self.kind, self.start, self.end]
         made_from += [rules.text_field, rules.tokenizer_hash]
-        return hashlib.sha256(json.dumps(made_from).encode()).hexdigest()[:24]
+        return json_sha256(made_from)[:24]
 
 
 def plan_units(files: list[File], rules: Rules, *, cuts: bool) -> list[Unit]:

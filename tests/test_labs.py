@@ -3,17 +3,16 @@
 import ast
 import copy
 import html
-import importlib.util
 import inspect
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
 
 import nbformat
 import pytest
+from helpers import load_tool
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
@@ -24,15 +23,7 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
 GUIDE = (ROOT / "docs" / "teachers.md").read_text(encoding="utf-8")
 
 
-def _load(path: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-labs = _load(ROOT / "tools" / "labs.py")
+labs = load_tool("labs")
 
 
 # -- a check that counts

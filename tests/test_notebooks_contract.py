@@ -1,28 +1,19 @@
 """Stored notebooks keep their contract, and each of its rules can fail. Runs no cell: `pytest --nbval` does."""
 
-import importlib.util
 import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 
 import nbformat
 import pytest
+from helpers import load_tool
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def _load(path: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-nbrun = _load(ROOT / "tools" / "nbrun.py")
+nbrun = load_tool("nbrun")
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 

@@ -19,6 +19,7 @@ import fsspec
 import pyarrow
 import pyarrow.parquet
 import pytest
+from helpers import is_alive
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -511,18 +512,6 @@ else:
     assemble.make_header = kill
 prepare_corpus(corpus, out_dir, MicroTransformerTokenizer.from_pretrained(tokenizer), num_workers=int(num_workers))
 """
-
-
-def is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    status = Path(f"/proc/{pid}/stat")  # one that nobody has waited for is dead all the same
-    try:
-        return not status.exists() or status.read_text(encoding="utf-8").rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL")

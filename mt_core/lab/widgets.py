@@ -32,7 +32,7 @@ def png(figure: Figure) -> bytes:
 
 def show(figure: Figure, words: str) -> None:
     """Display a finished figure and print what it shows; `words` is its caption and alternative text."""
-    data = {"text/plain": f"figure: {words}", "image/png": base64.b64encode(png(figure)).decode("ascii")}
+    data = {"text/plain": f"figure: {words}", "image/png": _base64(figure)}
     display(data, raw=True, metadata={"image/png": {"alt": words}})
     print(textwrap.fill(words, _LINE))
 
@@ -64,12 +64,8 @@ class Playground:
     def redraw(self) -> None:
         """Draw the state the controls are in."""
         figure, self.words = self._draw(**{name: control.value for name, control in self._controls.items()})
-        self.picture = base64.b64encode(png(figure)).decode("ascii")
-        words = html.escape(self.words)
-        self._view.value = (
-            f'<figure style="margin:0"><img alt="{words}" src="data:image/png;base64,{self.picture}">'
-            f'<figcaption aria-live="polite">{words}</figcaption></figure>'
-        )
+        self.picture = _base64(figure)
+        self._view.value = _markup(self.picture, self.words, caption=' aria-live="polite"')
 
     def _repr_mimebundle_(
         self, include: Any = None, exclude: Any = None
@@ -99,12 +95,20 @@ class Live:
 
     def draw(self, figure: Figure, words: str) -> None:
         """Show a figure instead of the one before, and close it; `words` is its alternative text and caption."""
-        picture, said = base64.b64encode(png(figure)).decode("ascii"), html.escape(words)
-        self._view.value = (
-            f'<figure style="margin:0"><img alt="{said}" src="data:image/png;base64,{picture}">'
-            f"<figcaption>{said}</figcaption></figure>"
-        )
+        self._view.value = _markup(_base64(figure), words)
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> Mapping[str, Any]:
         view = self._view._repr_mimebundle_()[_WIDGET_VIEW]
         return {"text/plain": self.words, "text/html": f"<p>{html.escape(self.words)}</p>", _WIDGET_VIEW: view}
+
+
+def _base64(figure: Figure) -> str:
+    """The figure as PNG, in letters; it is closed."""
+    return base64.b64encode(png(figure)).decode("ascii")
+
+
+def _markup(picture: str, words: str, *, caption: str = "") -> str:
+    """A picture with its words, as alternative text and as a caption that has the attributes in `caption`."""
+    said = html.escape(words)
+    image = f'<img alt="{said}" src="data:image/png;base64,{picture}">'
+    return f'<figure style="margin:0">{image}<figcaption{caption}>{said}</figcaption></figure>'
