@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 import mt_core.lab.download as module
+from mt_core.lab import web
 from mt_core.lab.download import ChecksumError, DownloadError, RemoteFile, download, file_lock
 
 DATA = random.Random(0).randbytes(300_000)
@@ -372,7 +373,7 @@ def test_https_is_never_downgraded():
         def close(self):
             self.closed = True
 
-    redirects, body = module._SafeRedirects(), Closed()
+    redirects, body = web._SafeRedirects(), Closed()
     request = urllib.request.Request("https://example.org/a")
     with pytest.raises(DownloadError, match="from https to http: refused"):
         redirects.redirect_request(request, body, 302, "Found", {}, "http://example.org/a")
@@ -432,6 +433,19 @@ def test_a_part_that_is_a_link_is_not_written_through(serve, tmp_path):
     (cache / "data.bin.part.json").write_text(json.dumps({"sha256": sha(DATA)}), encoding="utf-8")
     assert get(serve(lambda h, n: honest(h)).remote(), cache).read_bytes() == DATA
     assert outside.read_text(encoding="utf-8") == "mine"
+
+
+@pytest.mark.parametrize("way", ["the directory is a file", "it is below one", "data.bin.lock", "data.bin"])
+def test_a_place_that_cannot_be_written_is_named(serve, tmp_path, way):
+    directory = tmp_path / "cache"
+    if way in ("data.bin", "data.bin.lock"):
+        (directory / way).mkdir(parents=True)
+    else:
+        directory.write_text("mine", encoding="utf-8")
+        directory = directory / "below" if way == "it is below one" else directory
+    with pytest.raises(DownloadError, match=r"cannot be used \(.*: make it a folder.*MICROTRANSFORMER_CACHE") as caught:
+        get(serve(lambda h, n: honest(h)).remote(), directory)
+    assert str(directory) in str(caught.value)
 
 
 def test_a_full_disk_is_noticed_before(serve, tmp_path, monkeypatch):
