@@ -141,6 +141,12 @@ def test_a_good_corpus_gets_a_yes_in_each_line(write_jsonl: Write) -> None:
     assert "- [x] resume exact: yes" in str(found) and "100, with 0 whose text came before" in str(found)
 
 
+@pytest.mark.parametrize("settings", [{"batch_size": 99}, {"seq_length": 500}])
+def test_an_epoch_of_one_batch_is_too_few(write_jsonl: Write, settings: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match=r"rows of seq_length=\d+ make fewer than 4 batches of batch_size=\d+"):
+        report.report(write_jsonl("good.jsonl", map(tale, range(60))), **settings)
+
+
 def test_what_is_measured_says_how_much(write_jsonl: Write, monkeypatch: pytest.MonkeyPatch) -> None:
     # How fast a loader is on a busy machine is nothing to test: that ours is set over the plain one is.
     monkeypatch.setattr(report, "tokens_a_second", lambda loader: 3.0 if isinstance(loader, TokenLoader) else 2.0)

@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from mt_core.arguments import check_count
 from mt_core.cache import open_corpus
 from mt_core.corpus import CorpusWarning, iterate_documents
 from mt_core.dataset import Chunking, TransformerDataset
@@ -45,6 +46,7 @@ _VOCAB_SIZE = 1024
 _TOKENIZER_BYTES = 10_000_000  # of text, to train on
 _AUDIT_TOKENS = 250_000
 _TEXTS = 1000  # that are decoded and compared
+_FEW = 4  # batches in an epoch, at least, to record
 _BATCHES = 32  # in an epoch, at least, for its speed to say something
 
 
@@ -114,6 +116,12 @@ def report(
     part = first_part(store, _AUDIT_TOKENS)
     rows = TransformerDataset(part, seq_length=seq_length, chunking=chunking)
     batch_size = suitable_batch_size(rows) if batch_size is None else batch_size
+    check_count("batch_size", batch_size)
+    if len(rows) <= (_FEW - 1) * batch_size:
+        raise ValueError(
+            f"{len(rows)} rows of seq_length={seq_length} make fewer than {_FEW} batches of batch_size={batch_size}, "
+            "which is too few to measure: lower one of them, or add text"
+        )
 
     def create(store: TokenStore) -> TokenLoader:
         dataset = TransformerDataset(store, seq_length=seq_length, chunking=chunking)
