@@ -111,6 +111,8 @@ def test_added_and_ignored_ids_are_no_tokens() -> None:
     # An added input before 0, an added label after 1; the last label is ignored, and its input with it.
     assert (report.foreign_ids, report.ignored_labels, report.wrong_labels) == (2, 1, 0)
     assert report.counts.tolist() == [[1, 1, 0, 0, 0, 0]] and "no token of the corpus: 2" in str(report)
+    nothing = audit(lambda _: [(np.array([[9, 9], [0, 1]]), np.array([[9, -100], [1, 2]]))], corpus)
+    assert (nothing.rows, nothing.rows_crossing_documents) == (2, 0)  # a row without a token is of no document
 
 
 # Loaders without a fault.
