@@ -333,6 +333,21 @@ def test_a_damaged_corpus_is_not_taken_for_whole(tmp_path, damage):
     assert prepared_corpus(tmp_path, {}) is None
 
 
+def test_half_of_a_new_corpus_and_half_of_an_old_one_are_none(tmp_path, monkeypatch):
+    def write(text: str) -> None:
+        write_corpus(tmp_path, {"name": "x"}, "T", [(False, {"text": text}), (True, {"text": text})])
+
+    write("old")
+    assert prepared_corpus(tmp_path, {"name": "x"}) is not None
+    replace, left = corpus_files.os.replace, [True, False]  # stopped between the two files, which keep their sizes
+    monkeypatch.setattr(corpus_files.os, "replace", lambda a, b: replace(a, b) if left.pop(0) else sys.exit(1))
+    with pytest.raises(SystemExit):
+        write("new")
+    monkeypatch.undo()
+    assert texts(tmp_path / "train.jsonl") == ["new"] and texts(tmp_path / "val.jsonl") == ["old"]
+    assert prepared_corpus(tmp_path, {"name": "x"}) is None
+
+
 def test_memory_does_not_grow_with_the_corpus(tmp_path):
     many = ((number % 20 == 0, {"text": f"{number} " * 2000}) for number in range(3000))
     tracemalloc.start()

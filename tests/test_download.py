@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import random
+import ssl
 import subprocess
 import sys
 import threading
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -364,6 +366,21 @@ def test_a_redirect_with_an_endless_body_is_not_read(serve, tmp_path):
             handler.wfile.write(bytes(65536))
 
     assert get(serve(answer).remote(), tmp_path).read_bytes() == DATA
+
+
+def test_a_certificate_that_does_not_hold_is_not_tried_again(monkeypatch, tmp_path):
+    asked = []
+
+    class Opener:
+        def open(self, request, timeout):
+            asked.append(request.full_url)
+            raise urllib.error.URLError(ssl.SSLCertVerificationError("self-signed certificate"))
+
+    monkeypatch.setattr(web, "_opener", Opener)
+    remote = RemoteFile(name="data.bin", url="https://example.org/data.bin", size=1, sha256="0" * 64)
+    with pytest.raises(DownloadError, match="the certificate of https://example.org/data.bin does not hold: .*self-s"):
+        get(remote, tmp_path)
+    assert len(asked) == 1
 
 
 def test_https_is_never_downgraded():
