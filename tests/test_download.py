@@ -378,7 +378,9 @@ def test_a_certificate_that_does_not_hold_is_not_tried_again(monkeypatch, tmp_pa
 
     monkeypatch.setattr(web, "_opener", Opener)
     remote = RemoteFile(name="data.bin", url="https://example.org/data.bin", size=1, sha256="0" * 64)
-    with pytest.raises(DownloadError, match="the certificate of https://example.org/data.bin does not hold: .*self-s"):
+    with pytest.raises(
+        DownloadError, match=r"the certificate of https://example\.org/data\.bin does not hold: .*self-s"
+    ):
         get(remote, tmp_path)
     assert len(asked) == 1
 
