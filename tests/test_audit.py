@@ -3,6 +3,7 @@
 import math
 import multiprocessing
 import sys
+from collections import namedtuple
 from collections.abc import Iterator
 from functools import partial
 from types import SimpleNamespace
@@ -110,6 +111,8 @@ def test_added_and_ignored_ids_are_no_tokens() -> None:
     # An added input before 0, an added label after 1; the last label is ignored, and its input with it.
     assert (report.foreign_ids, report.ignored_labels, report.wrong_labels) == (2, 1, 0)
     assert report.counts.tolist() == [[1, 1, 0, 0, 0, 0]] and "no token of the corpus: 2" in str(report)
+    nothing = audit(lambda _: [(np.array([[9, 9], [0, 1]]), np.array([[9, -100], [1, 2]]))], corpus)
+    assert (nothing.rows, nothing.rows_crossing_documents) == (2, 0)  # a row without a token is of no document
 
 
 # Loaders without a fault.
@@ -305,6 +308,7 @@ def test_labels_shifted_wrongly(shift: int, meaning: str) -> None:
     assert report.label_shift == shift and not report.exact and meaning in report.findings[0]
     # From the last token of a document to the first of its own or another there is no wrong shift of 2, but of 0 is.
     assert report.wrong_labels == len(batches) * T
+    assert ('audit with shifted_by="model"' in str(report)) == (shift == 0)
 
 
 def test_ids_damaged_by_a_narrow_type() -> None:
@@ -344,6 +348,7 @@ def test_workers_that_do_not_share_deliver_everything_twice(shared: bool) -> Non
 
 X, Y = np.array([[1, 2], [5, 6]]), np.array([[2, 3], [6, 7]])
 LONG = np.array([[1, 2, 3], [5, 6, 7]])
+Named = namedtuple("Named", "input_ids labels")
 
 
 @pytest.mark.parametrize(
@@ -363,6 +368,13 @@ LONG = np.array([[1, 2, 3], [5, 6, 7]])
         LONG.tolist(),
         {"input_ids": LONG},
         [{"input_ids": row} for row in LONG.tolist()],
+        (X.tolist(), Y.tolist()),
+        [(x, y) for x, y in zip(X.tolist(), Y.tolist(), strict=True)],
+        {"input_ids": X, "target_ids": Y},
+        Named(input_ids=X, labels=Y),
+        [torch.tensor(LONG)],  # of TensorDataset(rows)
+        ([LONG],),
+        [{"input_ids": torch.tensor(row)[None]} for row in LONG],
     ],
     ids=lambda batch: type(batch).__name__,
 )
@@ -379,6 +391,12 @@ def test_a_model_that_shifts_and_rows_of_unequal_length() -> None:
     assert labels.tolist() == [[2, 3, 4], [6, -100, -100]]
     inputs, labels = inputs_and_labels({"input_ids": np.array([1, 2]), "labels": np.array([2, 3])})
     assert inputs.shape == labels.shape == (1, 2)
+    inputs, labels = inputs_and_labels(([1, 2], [2, 3]))  # a pair; in a list they would be two rows
+    assert inputs.tolist() == [[1, 2]] and labels.tolist() == [[2, 3]]
+    inputs, labels = inputs_and_labels([[1, 2], [2, 3]])
+    assert inputs.tolist() == [[1], [2]] and labels.tolist() == [[2], [3]]
+    inputs, labels = inputs_and_labels([[], [1, 2]])
+    assert labels.tolist() == [[-100], [2]]
 
 
 @pytest.mark.parametrize(
@@ -390,6 +408,15 @@ def test_a_model_that_shifts_and_rows_of_unequal_length() -> None:
         ([], "a list"),
         (X.astype(float), r"a ndarray of shape \(2, 2\) and type float64"),
         ((X, Y[:1]), r"input_ids have shape \(2, 2\), labels \(1, 2\)"),
+        ([torch.tensor(X), torch.ones(2, 2), torch.tensor(Y)], r"a row is a Tensor of shape \(2, 2\).*pass adapt="),
+        ([X.tolist(), Y.tolist()], "a row is a list of 2, the first of them a list"),  # pairs of rows, or a pair?
+        (({"input_ids": X}, Y), r"a row is a ndarray of shape \(2, 2\)"),
+        ([torch.tensor(1), torch.tensor(2)], r"a row is a Tensor of shape \(\)"),
+        ([[1.0, 2.0], [2.0, 3.0]], "a list of 2, the first of them a list"),
+        ([np.array([1.0, 2.5]), np.array([2.0, 3.0]), X[0]], "a row is a ndarray .*float64"),
+        ({"input_ids": ["a b"], "labels": ["b c"]}, "a row is a str"),
+        ({"input_ids": torch.ones(2, 2, requires_grad=True)}, "type torch.float32"),
+        (SimpleNamespace(shape=3), "a SimpleNamespace"),
     ],
 )
 def test_a_batch_of_unknown_kind_says_what_it_is(batch: Any, said: str) -> None:
@@ -397,17 +424,36 @@ def test_a_batch_of_unknown_kind_says_what_it_is(batch: Any, said: str) -> None:
         inputs_and_labels(batch)
 
 
-def test_refusals() -> None:
-    with pytest.raises(ValueError, match="passed over once, and epochs=2"):
-        audit(lambda _: iter(pairs([0])), CORPUS, epochs=2)
-    with pytest.raises(ValueError, match="epochs=0"):
-        audit(ours, CORPUS, epochs=0)
-    with pytest.raises(ValueError, match="shifted_by='me'"):
-        audit(ours, CORPUS, shifted_by="me")  # type: ignore[arg-type]
+@pytest.mark.parametrize(
+    ("factory", "settings", "said"),
+    [
+        (lambda _: iter(pairs([0])), {"epochs": 2}, "passed over once, and epochs=2"),
+        (ours, {"epochs": 0}, "epochs=0"),
+        (ours, {"epochs": 1.5}, "epochs=1.5, a whole number"),
+        (ours, {"world_size": 0}, "world_size=0"),
+        (ours, {"max_batches": -1}, "max_batches=-1"),
+        (ours, {"shifted_by": "me"}, "shifted_by='me'"),
+        (ours, {"corpus": 1000}, r"got function and int.*counting_corpus\(1000\)"),
+        (pairs([0]), {}, "got list and CountingCorpus, needed are a function that makes a loader"),
+        (lambda _: None, {}, "got a NoneType: loader_factory must return one loader"),
+        (lambda c: (ours(c), ours(c)), {}, "got a tuple of 2, the first of them a TokenLoader: .* one loader"),
+        (lambda _: {"input_ids": X, "labels": Y}, {}, "got a dict with input_ids, labels: .* one loader"),
+        (interrupted(lambda _: pairs([0]), after=0), {}, "a list has no state_dict and load_state_dict"),
+        (interrupted(ours, after=8), {}, "has 7 batches, after=8 comes too late"),
+    ],
+)
+def test_refusals(factory: Any, settings: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        audit(factory, **{"corpus": CORPUS, **settings})
+
+
+def test_refusals_of_what_audits_need() -> None:
     with pytest.raises(ValueError, match="2 tokens for each"):
         counting_corpus(5, n_documents=3)
     with pytest.raises(ValueError, match="what='twice'"):
         audit(ours, CORPUS).targets("twice")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="after=-1"):
+        interrupted(ours, after=-1)
 
 
 def test_a_loader_that_delivers_nothing() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import os
 import re
 import sys
 import threading
@@ -18,7 +19,8 @@ from urllib.parse import urlsplit
 import pytest
 
 from mt_core.lab import corpora, corpus_files, python_files
-from mt_core.lab.corpora import CATALOGUE, Entry, cache_directory, fetch, main, prepare_python_corpus, resolve
+from mt_core.lab.catalogue import CATALOGUE, Entry
+from mt_core.lab.corpora import cache_directory, fetch, main, prepare_python_corpus, resolve
 from mt_core.lab.corpus_files import Corpus, prepared_corpus, split_by_hash, write_corpus
 from mt_core.lab.download import ChecksumError, DownloadError, RemoteFile
 
@@ -198,7 +200,9 @@ def test_the_size_limit_comes_before_the_download(shelf, monkeypatch, own_cache)
     monkeypatch.setitem(CATALOGUE, "large", entry)
     with pytest.raises(DownloadError, match="5 bytes to download, the limit is 4: pass max_bytes=5"):
         fetch("large", max_bytes=4, progress=False)
+    assert main(["fetch", "large", "--max-megabytes", "nan"]) == 1  # no number is no limit to stay below
     assert shelf.asked == [] and not own_cache.exists()
+    assert main(["fetch", "large", "--max-megabytes", "inf", "--quiet"]) == 0
 
 
 @pytest.mark.parametrize("name", ["", "..", "../tinyshakespeare", "/tmp", "tinyshakespeare/", "TINYSHAKESPEARE", "nul"])
@@ -329,6 +333,21 @@ def test_a_damaged_corpus_is_not_taken_for_whole(tmp_path, damage):
     assert prepared_corpus(tmp_path, {}) is None
 
 
+def test_half_of_a_new_corpus_and_half_of_an_old_one_are_none(tmp_path, monkeypatch):
+    def write(text: str) -> None:
+        write_corpus(tmp_path, {"name": "x"}, "T", [(False, {"text": text}), (True, {"text": text})])
+
+    write("old")
+    assert prepared_corpus(tmp_path, {"name": "x"}) is not None
+    replace, left = corpus_files.os.replace, [True, False]  # stopped between the two files, which keep their sizes
+    monkeypatch.setattr(corpus_files.os, "replace", lambda a, b: replace(a, b) if left.pop(0) else sys.exit(1))
+    with pytest.raises(SystemExit):
+        write("new")
+    monkeypatch.undo()
+    assert texts(tmp_path / "train.jsonl") == ["new"] and texts(tmp_path / "val.jsonl") == ["old"]
+    assert prepared_corpus(tmp_path, {"name": "x"}) is None
+
+
 def test_memory_does_not_grow_with_the_corpus(tmp_path):
     many = ((number % 20 == 0, {"text": f"{number} " * 2000}) for number in range(3000))
     tracemalloc.start()
@@ -436,6 +455,16 @@ def test_a_second_root_does_not_repeat_a_path(tree, tmp_path):
     assert found["package_0/module_0.py"] == module_text(0) and len(found) == 30
 
 
+def test_a_name_that_is_no_text_is_left_out(tree):
+    found = list(python_files.python_documents(tree))  # one root may stand without a list
+    assert found == list(python_files.python_documents([tree]))
+    try:
+        Path(tree, os.fsdecode(b"caf\xe9.py")).write_text(module_text(99), encoding="utf-8")
+    except OSError as error:
+        pytest.skip(f"this system has no such names: {error}")
+    assert found == list(python_files.python_documents([tree]))
+
+
 def test_too_little_and_wrong_settings(tree, tmp_path):
     out = tmp_path / "out"
     earlier = prepare_python_corpus(out, roots=[tree], megabytes=0.01, val_fraction=0.2)
@@ -445,6 +474,8 @@ def test_too_little_and_wrong_settings(tree, tmp_path):
     assert earlier.train.read_bytes() == before
     with pytest.raises(ValueError, match="is no directory"):
         prepare_python_corpus(out, roots=[tmp_path / "nowhere"])
+    with pytest.raises(ValueError, match=r"train\.jsonl is a file: name a directory"):
+        prepare_python_corpus(earlier.train, roots=[tree], megabytes=0.01, val_fraction=0.2)
     for settings in ({"megabytes": 0}, {"megabytes": float("nan")}, {"val_fraction": 0}, {"val_fraction": 1}):
         with pytest.raises(ValueError, match="needed are megabytes above 0"):
             prepare_python_corpus(out, **settings)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import random
+import ssl
 import subprocess
 import sys
 import threading
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -18,6 +20,7 @@ from typing import Any
 import pytest
 
 import mt_core.lab.download as module
+from mt_core.lab import web
 from mt_core.lab.download import ChecksumError, DownloadError, RemoteFile, download, file_lock
 
 DATA = random.Random(0).randbytes(300_000)
@@ -365,6 +368,23 @@ def test_a_redirect_with_an_endless_body_is_not_read(serve, tmp_path):
     assert get(serve(answer).remote(), tmp_path).read_bytes() == DATA
 
 
+def test_a_certificate_that_does_not_hold_is_not_tried_again(monkeypatch, tmp_path):
+    asked = []
+
+    class Opener:
+        def open(self, request, timeout):
+            asked.append(request.full_url)
+            raise urllib.error.URLError(ssl.SSLCertVerificationError("self-signed certificate"))
+
+    monkeypatch.setattr(web, "_opener", Opener)
+    remote = RemoteFile(name="data.bin", url="https://example.org/data.bin", size=1, sha256="0" * 64)
+    with pytest.raises(
+        DownloadError, match=r"the certificate of https://example\.org/data\.bin does not hold: .*self-s"
+    ):
+        get(remote, tmp_path)
+    assert len(asked) == 1
+
+
 def test_https_is_never_downgraded():
     class Closed:
         closed = False
@@ -372,7 +392,7 @@ def test_https_is_never_downgraded():
         def close(self):
             self.closed = True
 
-    redirects, body = module._SafeRedirects(), Closed()
+    redirects, body = web._SafeRedirects(), Closed()
     request = urllib.request.Request("https://example.org/a")
     with pytest.raises(DownloadError, match="from https to http: refused"):
         redirects.redirect_request(request, body, 302, "Found", {}, "http://example.org/a")
@@ -432,6 +452,19 @@ def test_a_part_that_is_a_link_is_not_written_through(serve, tmp_path):
     (cache / "data.bin.part.json").write_text(json.dumps({"sha256": sha(DATA)}), encoding="utf-8")
     assert get(serve(lambda h, n: honest(h)).remote(), cache).read_bytes() == DATA
     assert outside.read_text(encoding="utf-8") == "mine"
+
+
+@pytest.mark.parametrize("way", ["the directory is a file", "it is below one", "data.bin.lock", "data.bin"])
+def test_a_place_that_cannot_be_written_is_named(serve, tmp_path, way):
+    directory = tmp_path / "cache"
+    if way in ("data.bin", "data.bin.lock"):
+        (directory / way).mkdir(parents=True)
+    else:
+        directory.write_text("mine", encoding="utf-8")
+        directory = directory / "below" if way == "it is below one" else directory
+    with pytest.raises(DownloadError, match=r"cannot be used \(.*: make it a folder.*MICROTRANSFORMER_CACHE") as caught:
+        get(serve(lambda h, n: honest(h)).remote(), directory)
+    assert str(directory) in str(caught.value)
 
 
 def test_a_full_disk_is_noticed_before(serve, tmp_path, monkeypatch):

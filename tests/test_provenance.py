@@ -13,6 +13,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from torch.utils.data import DataLoader, Subset
 
 from mt_core import (
     MicroTransformerTokenizer,
@@ -213,6 +214,18 @@ def test_nothing_runs_for_it_when_it_is_off(monkeypatch: pytest.MonkeyPatch) -> 
     assert len(list(TokenLoader(TransformerDataset(stream(11), seq_length=4), batch_size=2))) == 6
 
 
+def test_loaders_of_pytorch_over_our_rows_and_over_a_part_of_them() -> None:
+    dataset = TransformerDataset(stream(11), seq_length=4, provenance=True)
+    part = Subset(dataset, [7, 2, 9])
+    for loader in (DataLoader(dataset, batch_size=3), DataLoader(part, batch_size=3), DataLoader(Subset(part, [2, 0]))):
+        for batch in loader:
+            arrays = {name: tensor.numpy() for name, tensor in batch.items()}
+            for row, ids in enumerate(batch["input_ids"].tolist()):
+                for found in (explain(batch, row, 2, loader=loader), explain(arrays, row, 2, loader=loader)):
+                    assert (found.stream_position, found.row) == (ids[2], ids[0] // 4)
+                    assert (found.epoch, found.rank, found.worker) == (None, None, None)
+
+
 # Refusals say what to do.
 
 
@@ -240,6 +253,12 @@ def test_what_cannot_be_traced(dataset: TransformerDataset, tokenizer: MicroTran
     other = MicroTransformerTokenizer.train(["other text"], vocab_size=262)
     with pytest.raises(ProvenanceError, match="another tokenizer"):
         explain(batch, 0, 0, loader=dataset, tokenizer=other)
+    for wrong in (None, [batch], batch):
+        with pytest.raises(ProvenanceError, match=f"tokens of a {type(wrong).__name__} cannot be traced: pass a Trans"):
+            explain(batch, 0, 0, loader=wrong)  # type: ignore[arg-type]
+    for bare in (batch["input_ids"], (batch["input_ids"], batch["labels"])):
+        with pytest.raises(ProvenanceError, match="provenance=True"):
+            explain(bare, 0, 0, loader=dataset)  # type: ignore[arg-type]
     short = TransformerDataset(stream(1), seq_length=4)
     with pytest.raises(ProvenanceError, match="pass the batch's loader"):
         explain(batch, 1, 0, loader=short)

@@ -270,8 +270,18 @@ def test_a_setting_that_cannot_be_is_refused(settings: dict[str, object], words:
 
 @pytest.mark.parametrize("name", ["n_batches", "seed", "skip"])
 def test_numbers_of_a_simulation_are_checked(name: str) -> None:
-    with pytest.raises(ValueError, match=name):
-        simulate(Pipeline(fetch=1, compute=1), **{name: -1})
+    for value in (-1, 1.5):
+        with pytest.raises(ValueError, match=name):
+            simulate(Pipeline(fetch=1, compute=1), **{name: value})  # type: ignore[arg-type]
+
+
+def test_numbers_of_numpy_are_numbers_and_a_timeline_is_no_pipeline() -> None:
+    plain = Pipeline(fetch=0.5, compute=1, num_workers=2)
+    line = simulate(plain, 5)
+    swept = Pipeline(fetch=np.float32(0.5), compute=np.int64(1), num_workers=np.arange(3)[2])  # type: ignore[arg-type]
+    assert simulate(swept, 5) == line
+    with pytest.raises(ValueError, match="got a Timeline, a Pipeline is needed"):
+        simulate(line)  # type: ignore[arg-type]
 
 
 # -- from a measured timeline --------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ import time
 
 import pytest
 import torch
-from slow_datasets import ROW_SECONDS, SlowRows, SlowStream
+from slow_datasets import ROW_SECONDS, SlowRows, SlowStream, begin_at_row_200
 from torch.utils.data import DataLoader
 
 from mt_core import TokenLoader, TokenStore, TransformerDataset
@@ -91,6 +91,13 @@ def test_streams_and_plain_iterables() -> None:
     assert line.lanes() == ["main"] and line.n_batches == 10
     assert (line.seconds("compute") >= ROW_SECONDS).all() and len(line.seconds("fetch")) == 10
     assert min(s.start for s in line.spans) == 0 and 0.9 * line.wall < sum(s.seconds for s in line.spans) <= line.wall
+
+
+def test_what_a_worker_sets_on_its_dataset_reaches_it() -> None:
+    seen = []
+    loader = dataloader(SlowStream(), 1, worker_init_fn=begin_at_row_200)
+    record(loader, lambda batch: seen.append(batch[:, 0].tolist()), 2, skip=0)
+    assert seen == [[200, 201, 202, 203], [204, 205, 206, 207]]
 
 
 def token_loader(**settings) -> TokenLoader:
@@ -184,9 +191,22 @@ def test_cuda_is_timed_by_events_on_the_device(monkeypatch) -> None:
 def test_too_few_batches_and_bad_numbers_are_explained() -> None:
     with pytest.raises(ValueError, match="gave 3 batches, 2 to warm up and at least 2 to measure are needed"):
         record([1, 2, 3], lambda batch: None)
-    with pytest.raises(ValueError, match="n_batches=0"):
-        record([1, 2, 3], lambda batch: None, 0)
+    for numbers in ({"n_batches": 1}, {"skip": -1}, {"skip": 0.5}):
+        with pytest.raises(ValueError, match=f"{next(iter(numbers))}=.*, a whole number"):
+            record([1, 2, 3], lambda batch: None, **numbers)
     assert record([1, 2, 3], lambda batch: None, skip=0).n_batches == 3
+
+
+def test_what_is_no_loader_and_no_step_is_said() -> None:
+    for loader, said in (
+        (None, "a NoneType"),
+        (lambda: [], "a function"),
+        ((dataloader(SlowRows(), 0),) * 2, "a tuple"),
+    ):
+        with pytest.raises(ValueError, match=f"got {said}.*: one loader is needed"):
+            record(loader, lambda batch: None)
+    with pytest.raises(ValueError, match="step is a NoneType"):
+        record([1] * 9, None)
 
 
 def test_a_step_that_fails_leaves_no_workers() -> None:

@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from mt_core.lab.any_batch import ShiftedBy, inputs_and_labels
+from mt_core.arguments import check_count
+from mt_core.lab.any_batch import ShiftedBy, check_loader, inputs_and_labels
 from mt_core.lab.audit_report import AuditReport, EpochCoverage
 from mt_core.lab.shuffling import order_statistics
 from mt_core.store import TokenStore
@@ -110,7 +111,8 @@ def audit(
         adapt: `adapt(batch)` gives (input_ids, labels), for batches that `inputs_and_labels` does not know.
 
     Raises:
-        ValueError: a batch of unknown kind, a loader that cannot be passed over again, or one without an end.
+        ValueError: a setting that cannot be, a factory that makes no loader, a batch of unknown kind, a loader that
+            cannot be passed over again, or one without an end.
 
     >>> def create_loader(corpus):
     ...     starts = range(0, len(corpus.token_ids) - 4, 4)
@@ -119,13 +121,22 @@ def audit(
     >>> report.exact, report.epochs[0].once
     (True, 40)
     """
-    if epochs < 1 or (world_size is not None and world_size < 1):
-        raise ValueError(f"epochs={epochs} and world_size={world_size}: whole numbers of at least 1 are needed")
+    for name, value in (("epochs", epochs), ("world_size", world_size), ("max_batches", max_batches)):
+        if value is not None:
+            check_count(name, value)
     corpus = counting_corpus() if corpus is None else corpus
+    if not callable(loader_factory) or not isinstance(corpus, CountingCorpus):
+        got = f"{type(loader_factory).__name__} and {type(corpus).__name__}"
+        raise ValueError(
+            f"got {got}, needed are a function that makes a loader and the counting corpus that the loader is to read: "
+            "audit(lambda corpus: …, counting_corpus(1000))"
+        )
     if world_size is None:
         loaders = [loader_factory(corpus)]
     else:
         loaders = [loader_factory(corpus, rank=rank, world_size=world_size) for rank in range(world_size)]
+    for loader in loaders:
+        check_loader(loader, "loader_factory must return one loader")
     tally = _Tally(corpus, epochs)
     covered: list[EpochCoverage] = []
     before: np.ndarray | None = None
@@ -170,7 +181,12 @@ def interrupted(loader_factory: Callable[..., Any], *, after: int) -> Callable[.
     Args:
         loader_factory: gives loaders with `state_dict` and `load_state_dict`, as for `audit`.
         after: batches before the stop, fewer than an epoch has.
+
+    Raises:
+        ValueError: `after` is no whole number from 0; later, in the audit, also that it comes after the end, and that
+            a loader has no state to be saved.
     """
+    check_count("after", after, least=0)
 
     def create(corpus: CountingCorpus, **rank: int) -> Iterable[Any]:
         return _Interrupted(lambda: loader_factory(corpus, **rank), after)
@@ -185,6 +201,9 @@ class _Interrupted:
         self._create, self._after = create, after
         self._loader = create()
         self._resumed = False
+        if not all(hasattr(self._loader, name) for name in ("state_dict", "load_state_dict")):
+            kind = type(self._loader).__name__
+            raise ValueError(f"a {kind} has no state_dict and load_state_dict: it cannot be stopped and resumed")
 
     def __iter__(self) -> Iterator[Any]:
         running = iter(self._loader)

@@ -135,6 +135,8 @@ class AuditReport:
         if self.epochs[0].order is not None:
             lines += [f"order: {line}" for line in str(self.epochs[0].order).splitlines()]
         lines += [f"- {finding}" for finding in self.findings] or ["every target is seen exactly once in each epoch"]
+        if self.wrong_labels and self.label_shift == 0:
+            lines.append('Where the model shifts labels itself, that is right: audit with shifted_by="model".')
         return "\n".join(lines)
 
 

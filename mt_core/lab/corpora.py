@@ -18,138 +18,15 @@ import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mt_core.arguments import check_path
 from mt_core.cache import user_cache_dir
+from mt_core.lab.catalogue import CATALOGUE
 from mt_core.lab.corpus_files import Corpus, Record, prepared_corpus, read_downloaded, split_by_hash, write_corpus
-from mt_core.lab.download import DownloadError, RemoteFile, download
+from mt_core.lab.download import DownloadError, download
 from mt_core.lab.python_files import python_documents
-
-_HUB = "https://huggingface.co/datasets"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Entry:
-    """A corpus to download.
-
-    kind: "text" (used as it is), "stories" (documents between `<|endoftext|>`), "articles" (Parquet, a row a line of an
-    article) or "documents" (Parquet, a row a document); all but "text" become train.jsonl and val.jsonl.
-    val_fraction: share of the documents held out, by the hash of their text, where no `val` files exist.
-    """
-
-    title: str
-    licence: str
-    kind: str
-    train: tuple[RemoteFile, ...]
-    val: tuple[RemoteFile, ...] = ()
-    val_fraction: float = 0.0
-    note: str = ""
-
-    @property
-    def size(self) -> int:
-        """Bytes to download."""
-        return sum(remote.size for remote in self.train + self.val)
-
-
-# Sizes and checksums are those of the pinned revision: for the Hugging Face files the published Git LFS object ids.
-_STORIES = f"{_HUB}/roneneldan/TinyStories/resolve/f54c09fd23315a6f9c86f9dc80f725de7d8f9c64"
-_WIKITEXT = f"{_HUB}/Salesforce/wikitext/resolve/b08601e04326c79dfdd32d625aee71d232d685c3/wikitext-103-raw-v1"
-_FINEWEB = f"{_HUB}/HuggingFaceFW/fineweb-edu/resolve/87f09149ef4734204d70ed1d046ddc9ca3f2b8f9/sample/10BT"
-_SHAKESPEARE = "https://raw.githubusercontent.com/karpathy/char-rnn/6f9487a6fe5b420b7ca9afb0d7c078e37c1d1b4e"
-
-_STORIES_VALID = RemoteFile(
-    name="TinyStoriesV2-GPT4-valid.txt",
-    url=f"{_STORIES}/TinyStoriesV2-GPT4-valid.txt",
-    size=22_502_601,
-    sha256="6874bae9a4c1a4e7edcf0e53b86c17817e9cf881fc75ff2368da457b80c0585d",
-)
-
-CATALOGUE: dict[str, Entry] = {
-    "tinyshakespeare": Entry(
-        title="tinyshakespeare: excerpts of Shakespeare's plays",
-        licence="public domain text",
-        kind="text",
-        train=(
-            RemoteFile(
-                name="tinyshakespeare.txt",
-                url=f"{_SHAKESPEARE}/data/tinyshakespeare/input.txt",
-                size=1_115_394,
-                sha256="86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed",
-            ),
-        ),
-        note="One plain text file, speeches separated by blank lines; small enough to learn by heart.",
-    ),
-    "tinystories-small": Entry(
-        title="TinyStories, its 27,630 validation stories alone",
-        licence="CDLA-Sharing-1.0",
-        kind="stories",
-        train=(_STORIES_VALID,),
-        val_fraction=0.05,
-        note="For a laptop: the published validation file, split again. Not comparable with published losses.",
-    ),
-    "tinystories": Entry(
-        title="TinyStories (GPT-4 part): 2.7 million short stories in simple English",
-        licence="CDLA-Sharing-1.0",
-        kind="stories",
-        train=(
-            RemoteFile(
-                name="TinyStoriesV2-GPT4-train.txt",
-                url=f"{_STORIES}/TinyStoriesV2-GPT4-train.txt",
-                size=2_227_753_162,
-                sha256="6418d412de72888f52b5142c761ac21a582f7d1166f0bfbdb5f03ccfdec90443",
-            ),
-        ),
-        val=(_STORIES_VALID,),
-        note="Written by a language model, arXiv 2305.07759. Fluent text from models below 10M parameters.",
-    ),
-    "wikitext-103": Entry(
-        title="WikiText-103 raw: good and featured articles of the English Wikipedia",
-        licence="CC BY-SA 3.0 and GFDL",
-        kind="articles",
-        train=tuple(
-            RemoteFile(name=name, url=f"{_WIKITEXT}/{name}", size=size, sha256=sha256)
-            for name, size, sha256 in (
-                (
-                    "train-00000-of-00002.parquet",
-                    156_987_808,
-                    "74da360f23826045b3e6ac6375411fdb15f003030aa74f2596ed08b857cb9212",
-                ),
-                (
-                    "train-00001-of-00002.parquet",
-                    157_088_770,
-                    "ba090ac30dbf5461e8dcbdd1a1b8e6f3cf9c2c756d64f0c1220450acd514f720",
-                ),
-            )
-        ),
-        val=(
-            RemoteFile(
-                name="validation-00000-of-00001.parquet",
-                url=f"{_WIKITEXT}/validation-00000-of-00001.parquet",
-                size=657_209,
-                sha256="204929b7ff9d6184953f867dedb860e40aa69c078fc1e54b3baaa8fb28511c4c",
-            ),
-        ),
-        note="arXiv 1609.07843. Rows are joined into whole articles; the spaced-out marks (` @-@ `) are left in.",
-    ),
-    "fineweb-edu": Entry(
-        title="FineWeb-Edu, one shard of sample-10BT: educational web pages",
-        licence="ODC-By 1.0, and the terms of use of Common Crawl",
-        kind="documents",
-        train=(
-            RemoteFile(
-                name="013_00000.parquet",
-                url=f"{_FINEWEB}/013_00000.parquet",
-                size=540_632_672,
-                sha256="b393f51fefab26cd6f4c8f65707c1924f6666c4961a0ebebe04bb57f7ec832de",
-            ),
-        ),
-        val_fraction=0.005,
-        note="182,101 pages, the last and smallest of 14 shards. Web text: unfiltered for what people write there.",
-    ),
-}
 
 
 def cache_directory(cache_dir: str | Path | None = None) -> Path:
@@ -161,7 +38,7 @@ def fetch(
     name: str,
     *,
     cache_dir: str | Path | None = None,
-    max_bytes: int = 3_000_000_000,
+    max_bytes: float = 3_000_000_000,
     progress: bool = True,
     timeout: float = 30.0,
 ) -> Corpus:
@@ -179,9 +56,9 @@ def fetch(
     made_from = {"name": name, "kind": entry.kind, "val_fraction": entry.val_fraction, "sha256": checksums}
     if entry.kind != "text" and (ready := prepared_corpus(directory, made_from)):
         return ready
-    if entry.size > max_bytes:
+    if not entry.size <= max_bytes:
         raise DownloadError(
-            f"{name} is {entry.size:,} bytes to download, the limit is {max_bytes:,}: pass max_bytes={entry.size} "
+            f"{name} is {entry.size:,} bytes to download, the limit is {max_bytes:,.0f}: pass max_bytes={entry.size} "
             f"(on the command line --max-megabytes {-(-entry.size // 10**6)}), or choose a smaller corpus"
         )
     if entry.kind in ("articles", "documents") and importlib.util.find_spec("pyarrow") is None:
@@ -200,7 +77,7 @@ def prepare_python_corpus(
     megabytes: float = 20.0,
     val_fraction: float = 0.05,
     seed: int = 0,
-    roots: Sequence[str | Path] | None = None,
+    roots: str | Path | Sequence[str | Path] | None = None,
 ) -> Corpus:
     """Write the Python source on this machine as train.jsonl and val.jsonl, a file a document: no download.
 
@@ -306,7 +183,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             corpus = fetch(
                 options.name,
                 cache_dir=options.cache_dir,
-                max_bytes=round(options.max_megabytes * 10**6),
+                max_bytes=options.max_megabytes * 10**6,
                 progress=not options.quiet,
             )
         else:

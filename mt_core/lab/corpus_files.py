@@ -94,7 +94,11 @@ def write_corpus(
 
     `made_from` is what the corpus depends on, as JSON; `prepared_corpus` compares it. `title` may be a function, called
     after the last document. One document is in memory at a time. A failure leaves an earlier corpus as it was.
+
+    Raises ValueError where `directory` is a file.
     """
+    if directory.is_file():
+        raise ValueError(f"{directory} is a file: name a directory for train.jsonl and val.jsonl")
     directory.mkdir(parents=True, exist_ok=True)
     finals = [directory / "train.jsonl", directory / "val.jsonl"]
     parts = [directory / "train.jsonl.part", directory / "val.jsonl.part"]

@@ -8,17 +8,12 @@ the next call goes on from there. A part without a fitting note is thrown away.
 from __future__ import annotations
 
 import contextlib
-import http.client
 import json
 import os
 import re
 import shutil
-import ssl
 import sys
 import time
-import urllib.error
-import urllib.parse
-import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,25 +21,19 @@ from typing import IO, Any
 
 from mt_core.arguments import check_count
 from mt_core.files import file_sha256
+from mt_core.lab.web import DownloadError, NothingMoreError, TryAgainError, answer, read, scheme
+
+__all__ = ["ChecksumError", "DownloadError", "RemoteFile", "download", "file_lock"]
 
 BLOCK = 1 << 16  # bytes asked of the socket at once
 PROGRESS = 1 << 20  # a try that brings this many new bytes starts the count of failures anew
 SPARE_DISK = 16 << 20  # bytes left free beside the file
-RETRY_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _RESERVED_NAME = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.IGNORECASE)  # Windows devices
 
 
-class DownloadError(RuntimeError):
-    """A file could not be had; the message says why and what to do."""
-
-
 class ChecksumError(DownloadError):
     """A whole file arrived and is not the file it claims to be."""
-
-
-class _InterruptedError(Exception):
-    """This try ended early; another one may do better."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +61,7 @@ class RemoteFile:
             )
         if self.name.lower().endswith((".part", ".lock", ".json")):
             raise ValueError(f"file name {self.name!r} ends like one of the downloader's own files: rename it")
-        if _scheme(self.url) is None or not self.url.isascii() or not self.url.isprintable() or " " in self.url:
+        if scheme(self.url) is None or not self.url.isascii() or not self.url.isprintable() or " " in self.url:
             raise ValueError(f"url {self.url!r} is not http:// or https:// with a host")
         if not re.fullmatch(r"[0-9a-f]{64}", self.sha256):
             raise ValueError(f"sha256 of {self.name} is {self.sha256!r}; it needs 64 lower-case hexadecimal digits")
@@ -97,29 +86,42 @@ def download(
     Raises ChecksumError when the server's file is another one, DownloadError for everything else.
     """
     final = directory / remote.name
-    if _is_intact(final, remote):
-        return final
-    directory.mkdir(parents=True, exist_ok=True)
-    with file_lock(directory / f"{remote.name}.lock", timeout=lock_timeout):
-        if _is_intact(final, remote):  # another process was faster
+    with _own_words(directory):
+        if _is_intact(final, remote):
             return final
-        part, note = directory / f"{remote.name}.part", directory / f"{remote.name}.part.json"
-        if part.is_symlink() or _read_note(note).get("sha256") != remote.sha256 or _size(part) > remote.size:
-            part.unlink(missing_ok=True)
-        free, needed = shutil.disk_usage(directory).free, remote.size - _size(part) + SPARE_DISK
-        if free < needed:
-            raise DownloadError(
-                f"{remote.name} needs {needed:,} bytes free in {directory}, {free:,} are: make room, "
-                "or set MICROTRANSFORMER_CACHE to a directory on another disk"
-            )
-        try:
-            with _bar(remote, part, progress) as bar:
-                _complete(remote, part, note, bar, timeout=timeout, retries=retries, backoff=backoff)
-        except DownloadError as error:
-            raise type(error)(f"{error}\n{_by_hand(remote, final)}") from error.__cause__
-        os.replace(part, final)
-        note.unlink(missing_ok=True)
+        directory.mkdir(parents=True, exist_ok=True)
+        with file_lock(directory / f"{remote.name}.lock", timeout=lock_timeout):
+            if _is_intact(final, remote):  # another process was faster
+                return final
+            part, note = directory / f"{remote.name}.part", directory / f"{remote.name}.part.json"
+            if part.is_symlink() or _read_note(note).get("sha256") != remote.sha256 or _size(part) > remote.size:
+                part.unlink(missing_ok=True)
+            free, needed = shutil.disk_usage(directory).free, remote.size - _size(part) + SPARE_DISK
+            if free < needed:
+                raise DownloadError(
+                    f"{remote.name} needs {needed:,} bytes free in {directory}, {free:,} are: make room, "
+                    "or set MICROTRANSFORMER_CACHE to a directory on another disk"
+                )
+            try:
+                with _bar(remote, part, progress) as bar:
+                    _complete(remote, part, note, bar, timeout=timeout, retries=retries, backoff=backoff)
+            except DownloadError as error:
+                raise type(error)(f"{error}\n{_by_hand(remote, final)}") from error.__cause__
+            os.replace(part, final)
+            note.unlink(missing_ok=True)
     return final
+
+
+@contextlib.contextmanager
+def _own_words(directory: Path) -> Iterator[None]:
+    """Errors of this machine's files as DownloadError; those of the network have become one already."""
+    try:
+        yield
+    except OSError as error:
+        raise DownloadError(
+            f"{directory} cannot be used ({error}): make it a folder that can be written to, "
+            "or set MICROTRANSFORMER_CACHE to another one"
+        ) from error
 
 
 @contextlib.contextmanager
@@ -189,8 +191,8 @@ def _complete(
             wrong = f"{remote.url} sent {remote.size:,} bytes with sha256 {digest}, needed is {remote.sha256}"
             if in_one_piece:
                 raise ChecksumError(f"{wrong}: the file was changed or replaced on the way; nothing of it was kept")
-            raise _InterruptedError(f"{wrong} (joined from pieces, starting over)")
-        except _InterruptedError as reason:
+            raise TryAgainError(f"{wrong} (joined from pieces, starting over)")
+        except TryAgainError as reason:
             failures = 1 if _size(part) >= furthest + PROGRESS else failures + 1
             furthest = max(furthest, _size(part))
             if failures >= retries:
@@ -202,7 +204,7 @@ def _complete(
 
 
 def _receive(remote: RemoteFile, part: Path, note: Path, bar: Any, *, timeout: float) -> bool:
-    """One request; True if its answer began at byte 0. Raises _InterruptedError when a later try may bring the rest."""
+    """One request; True if its answer began at byte 0. Raises TryAgainError when a later try may bring the rest."""
     have = _size(part)
     etag = _read_note(note).get("etag", "")
     headers = {"User-Agent": "microtransformer", "Accept-Encoding": "identity"}
@@ -210,13 +212,18 @@ def _receive(remote: RemoteFile, part: Path, note: Path, bar: Any, *, timeout: f
         headers["Range"] = f"bytes={have}-"
         if etag:
             headers["If-Range"] = etag
-    with _answer(remote, part, headers, timeout) as response:
+    try:
+        response = answer(remote.url, headers, timeout=timeout)
+    except NothingMoreError:  # the part belongs to another file
+        part.unlink(missing_ok=True)
+        raise
+    with response:
         sent_etag = response.headers.get("ETag", "").strip()
         if response.status == 206:
             start, total = _content_range(response.headers.get("Content-Range", ""))
             if start != have or total not in (None, remote.size) or (etag and sent_etag and sent_etag != etag):
                 part.unlink(missing_ok=True)
-                raise _InterruptedError("the server answered with a piece of another file, or with another piece")
+                raise TryAgainError("the server answered with a piece of another file, or with another piece")
         else:
             length = response.headers.get("Content-Length", "").strip()
             if length and length != str(remote.size):
@@ -231,7 +238,7 @@ def _receive(remote: RemoteFile, part: Path, note: Path, bar: Any, *, timeout: f
         bar.update(have)
         position = have
         with part.open("ab" if have else "wb", buffering=0) as out:
-            while block := _read(response, min(BLOCK, remote.size - position + 1)):
+            while block := read(response, min(BLOCK, remote.size - position + 1)):
                 position += len(block)
                 if position > remote.size:
                     break
@@ -245,88 +252,8 @@ def _receive(remote: RemoteFile, part: Path, note: Path, bar: Any, *, timeout: f
         part.unlink()
         raise DownloadError(f"{remote.url} sends more than the {remote.size:,} bytes of the file: stopped there")
     if position < remote.size:
-        raise _InterruptedError(f"the connection ended at byte {position:,} of {remote.size:,}")
+        raise TryAgainError(f"the connection ended at byte {position:,} of {remote.size:,}")
     return have == 0
-
-
-def _answer(remote: RemoteFile, part: Path, headers: dict[str, str], timeout: float) -> http.client.HTTPResponse:
-    """The open answer, with status 200 or 206; what is worth another try becomes _InterruptedError."""
-    try:
-        response = _opener().open(urllib.request.Request(remote.url, headers=headers), timeout=timeout)
-    except urllib.error.HTTPError as error:
-        error.close()
-        if error.code == 416:  # nothing beyond what we have: the part belongs to another file
-            part.unlink(missing_ok=True)
-            raise _InterruptedError("the server has nothing after the bytes kept so far") from error
-        if error.code in RETRY_STATUS:
-            raise _InterruptedError(f"HTTP status {error.code} {error.reason}") from error
-        raise DownloadError(f"{remote.url} answered with HTTP status {error.code}: {error.reason}") from error
-    except (OSError, ValueError, http.client.HTTPException) as error:  # ValueError: a redirect that is no URL
-        reason = getattr(error, "reason", error)
-        if isinstance(reason, ssl.SSLCertVerificationError):
-            raise DownloadError(f"the certificate of {remote.url} does not hold: {reason}") from error
-        raise _InterruptedError(f"no answer: {type(reason).__name__}: {reason}") from error
-    encoding = response.headers.get("Content-Encoding", "identity")
-    expected = (200, 206) if "Range" in headers else (200,)
-    if response.status not in expected or encoding.lower() != "identity":
-        response.close()
-        raise DownloadError(
-            f"{remote.url} answered with status {response.status} and encoding {encoding!r}; "
-            f"needed is one of {expected}, unencoded"
-        )
-    return response
-
-
-def _scheme(url: str) -> str | None:
-    """ "http" or "https"; None for a URL of another kind, one without a host or one that cannot be taken apart."""
-    try:
-        parts = urllib.parse.urlsplit(url)
-        return parts.scheme if parts.scheme in ("http", "https") and parts.hostname else None
-    except ValueError:
-        return None
-
-
-class _SafeRedirects(urllib.request.HTTPRedirectHandler):
-    """Redirects only to http and https, and never from https back to http."""
-
-    def http_error_302(self, req, fp, code, msg, headers):  # type: ignore[no-untyped-def]
-        try:
-            return super().http_error_302(req, fp, code, msg, headers)
-        except BaseException:
-            fp.close()
-            raise
-
-    http_error_301 = http_error_303 = http_error_307 = http_error_308 = http_error_302
-
-    def redirect_request(self, req, fp, code, msg, headers, newurl):  # type: ignore[no-untyped-def]
-        fp.close()  # urllib would read the body of a redirect to its end, however long
-        old, new = _scheme(req.full_url), _scheme(newurl)
-        if new is None or (old == "https" and new == "http"):
-            raise DownloadError(f"{req.full_url} redirects to {newurl}, from {old} to {new}: refused")
-        return super().redirect_request(req, fp, code, msg, headers, newurl)
-
-
-def _opener() -> urllib.request.OpenerDirector:
-    """http and https only: without the handlers for file:, ftp: and data: that urllib adds by itself."""
-    opener = urllib.request.OpenerDirector()
-    for handler in (
-        urllib.request.ProxyHandler,
-        urllib.request.HTTPHandler,
-        urllib.request.HTTPSHandler,
-        urllib.request.HTTPDefaultErrorHandler,
-        urllib.request.HTTPErrorProcessor,
-        urllib.request.UnknownHandler,
-        _SafeRedirects,
-    ):
-        opener.add_handler(handler())
-    return opener
-
-
-def _read(response: http.client.HTTPResponse, count: int) -> bytes:
-    try:
-        return response.read1(count)  # what has arrived; read() would wait for the whole count
-    except (OSError, http.client.HTTPException) as error:
-        raise _InterruptedError(f"{type(error).__name__}: {error}") from error
 
 
 def _write_all(out: IO[bytes], block: bytes) -> None:

@@ -10,16 +10,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
+from torch.utils.data import DataLoader, Dataset, Subset
 
 from mt_core.corpus import CorpusError, Document, Paths, _as_paths, iterate_documents
 from mt_core.dataset import TransformerDataset
 from mt_core.mixing import MixedDataset
 from mt_core.store import TokenStore
-from mt_core.token_loader import TokenLoader
 from mt_core.tokenizer import MicroTransformerTokenizer
 from mt_core.windows import IGNORE
 
@@ -80,7 +80,7 @@ def explain(
     row: int,
     position: int,
     *,
-    loader: TokenLoader | TransformerDataset | MixedDataset,
+    loader: DataLoader[Any] | Dataset[Any],
     tokenizer: MicroTransformerTokenizer | None = None,
     field: Literal["input_ids", "labels"] = "input_ids",
     source: Paths | None = None,
@@ -92,7 +92,7 @@ def explain(
     Args:
         batch: of a loader or dataset made with `provenance=True`.
         row, position: indices into the batch; negative ones count from the end.
-        loader: the loader, or its dataset.
+        loader: the loader, or its dataset: a `TransformerDataset`, a `MixedDataset`, or a `Subset` of one.
         tokenizer: the one that made the corpus; without it `text`, `start` and `end` are None.
         field: an input or a label.
         source: the files of the corpus, in their order, should they have moved.
@@ -111,19 +111,25 @@ def explain(
     dataset   row 2, position 1
     built by  the main process
     """
-    dataset = loader.dataset if isinstance(loader, TokenLoader) else loader
-    assert isinstance(dataset, TransformerDataset | MixedDataset)
-    if "provenance" not in batch:
+    dataset: Any = loader
+    while isinstance(dataset, DataLoader | Subset):  # a row keeps the number it has in the dataset that made it
+        dataset = dataset.dataset
+    if not isinstance(dataset, TransformerDataset | MixedDataset):
+        raise ProvenanceError(
+            f"tokens of a {type(dataset).__name__} cannot be traced: pass a TransformerDataset or MixedDataset, or a "
+            "loader of one"
+        )
+    if not isinstance(batch, Mapping) or "provenance" not in batch:
         raise ProvenanceError(
             "the batch does not say where its rows come from: make the loader with "
             "create_dataloaders(..., provenance=True), or the dataset with TransformerDataset(..., provenance=True)"
         )
     if field not in ("input_ids", "labels"):
         raise ValueError(f"field={field!r}, it must be 'input_ids' or 'labels'")
-    ids = torch.atleast_2d(batch[field])  # a single row of a dataset is a batch of one
+    ids = torch.atleast_2d(torch.as_tensor(batch[field]))  # a single row of a dataset is a batch of one
     n_rows, n_positions = ids.shape
     row, position = _index("row", row, n_rows), _index("position", position, n_positions)
-    number, *others = torch.atleast_2d(batch["provenance"])[row].tolist()
+    number, *others = torch.atleast_2d(torch.as_tensor(batch["provenance"]))[row].tolist()
     epoch, rank, worker = (None if value < 0 else value for value in others)
     token_id = int(ids[row, position])
     if field == "labels" and token_id == IGNORE:

@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from mt_core.arguments import check_count
 from mt_core.cache import open_corpus
 from mt_core.corpus import CorpusWarning, iterate_documents
 from mt_core.dataset import Chunking, TransformerDataset
@@ -30,6 +31,7 @@ from mt_core.evaluation import loss_of
 from mt_core.lab.audit import CountingCorpus, audit
 from mt_core.lab.corpora import Corpus, resolve
 from mt_core.lab.course import this_machine
+from mt_core.lab.download import DownloadError
 from mt_core.lab.own_corpus import divide, first_part, survey
 from mt_core.lab.timeline import record
 from mt_core.lab.train import unigram_entropy
@@ -44,6 +46,7 @@ _VOCAB_SIZE = 1024
 _TOKENIZER_BYTES = 10_000_000  # of text, to train on
 _AUDIT_TOKENS = 250_000
 _TEXTS = 1000  # that are decoded and compared
+_FEW = 4  # batches in an epoch, at least, to record
 _BATCHES = 32  # in an epoch, at least, for its speed to say something
 
 
@@ -109,10 +112,16 @@ def report(
         store = open_corpus(corpus.train, tokenizer, **how)
         texts = [document.text for document in islice(iterate_documents(corpus.train, **how), _TEXTS)]
         parts = divide(corpus, found, store, tokenizer, **how)
-    seq_length = seq_length or suitable_seq_length(store)
+    seq_length = suitable_seq_length(store) if seq_length is None else seq_length
     part = first_part(store, _AUDIT_TOKENS)
     rows = TransformerDataset(part, seq_length=seq_length, chunking=chunking)
-    batch_size = batch_size or suitable_batch_size(rows)
+    batch_size = suitable_batch_size(rows) if batch_size is None else batch_size
+    check_count("batch_size", batch_size)
+    if len(rows) <= (_FEW - 1) * batch_size:
+        raise ValueError(
+            f"{len(rows)} rows of seq_length={seq_length} make fewer than {_FEW} batches of batch_size={batch_size}, "
+            "which is too few to measure: lower one of them, or add text"
+        )
 
     def create(store: TokenStore) -> TokenLoader:
         dataset = TransformerDataset(store, seq_length=seq_length, chunking=chunking)
@@ -195,16 +204,22 @@ def resumes_exactly(create: Callable[[], TokenLoader]) -> bool:
 
 
 def tokens_a_second(loader: Iterable[Any], *, seconds: float = 0.5) -> float:
-    """Inputs a second that a loader of batches {"input_ids": (B, T)} gives, epoch after epoch, for so long."""
-    n_tokens, begin = 0, time.perf_counter()
+    """Inputs a second that a loader of batches {"input_ids": (B, T)} gives, epoch after epoch, for so long.
+
+    Raises:
+        ValueError: an epoch without a batch, as the second one of a generator.
+    """
     for _ in loader:  # the first batch makes what is made once
         break
-    begin = time.perf_counter()
+    n_tokens, begin = 0, time.perf_counter()
     while True:
+        before = n_tokens
         for batch in loader:
             n_tokens += batch["input_ids"].numel()
             if (passed := time.perf_counter() - begin) > seconds:
                 return n_tokens / passed
+        if n_tokens == before:
+            raise ValueError("the loader gave an epoch without a batch: make one that begins anew at each iter(loader)")
 
 
 class PlainRows(Dataset[dict[str, torch.Tensor]]):
@@ -265,15 +280,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--text-field", default=READING["text_field"], help="the field of a record that holds the text")
     parser.add_argument("--sample-by", default=READING["sample_by"], choices=("document", "paragraph", "line"))
     options = parser.parse_args(arguments)
+    if options.out is not None and (options.out.is_dir() or not options.out.absolute().parent.is_dir()):
+        parser.error(f"--out {options.out} is a folder, or in one that is not there: name a file in a folder that is")
     try:
         found = report(options.path, text_field=options.text_field, sample_by=options.sample_by)
-    except (OSError, ImportError, ValueError) as error:
+        if options.out is not None:
+            found.write(options.out)
+    except (DownloadError, OSError, ImportError, ValueError) as error:
         print(error, file=sys.stderr)
         return 1
     if options.out is None:
         print(found)
-    else:
-        found.write(options.out)
     return 0 if all(found.checklist.values()) else 2
 
 

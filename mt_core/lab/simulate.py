@@ -63,14 +63,14 @@ class Pipeline:
     compute_cores: float = 1.0
 
     def __post_init__(self) -> None:
-        if isinstance(self.num_workers, bool) or not isinstance(self.num_workers, int) or self.num_workers < 0:
-            raise ValueError(f"num_workers={self.num_workers!r}, a whole number from 0 is needed")
+        check_count("num_workers", self.num_workers, least=0)
         check_count("prefetch_factor", self.prefetch_factor)
         for field in fields(self):
             value = getattr(self, field.name)
             if field.name in ("num_workers", "prefetch_factor") or (value is None and field.default is None):
                 continue
-            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
+            is_number = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
+            if not is_number or not 0 <= value < float("inf"):
                 raise ValueError(f"{field.name}={value!r}, a number from 0 is needed")
         if self.fetch_cores > 1:
             raise ValueError(f"fetch_cores={self.fetch_cores}, a share from 0 to 1 is needed: one process fetches")
@@ -180,19 +180,21 @@ def simulate(pipeline: Pipeline, n_batches: int = 100, *, seed: int = 0, skip: i
         skip: batches that pass before the timeline starts; None for two and all that workers prepare ahead.
 
     Raises:
-        ValueError: a number out of its range.
+        ValueError: no pipeline, or a number out of its range.
 
     >>> timeline = simulate(Pipeline(num_workers=1, fetch=0.03, compute=0.02), 10)
     >>> round(timeline.throughput, 1), round(timeline.stall, 2)
     (33.3, 0.33)
     """
+    if not isinstance(pipeline, Pipeline):
+        kind = type(pipeline).__name__
+        raise ValueError(f"got a {kind}, a Pipeline is needed: Pipeline(fetch=…, compute=…), or from_timeline of it")
     check_count("n_batches", n_batches)
-    for name, value in (("seed", seed), ("skip", skip)):
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 0):
-            raise ValueError(f"{name}={value!r}, a whole number from 0 is needed")
+    check_count("seed", seed, least=0)
     ahead = pipeline.num_workers * pipeline.prefetch_factor
     if skip is None:
         skip = 2 + ahead
+    check_count("skip", skip, least=0)
     n = skip + n_batches
     fetch = _draw(np.random.default_rng((seed, 0)), pipeline.fetch, pipeline.fetch_spread, n + ahead)
     compute = _draw(np.random.default_rng((seed, 1)), pipeline.compute, pipeline.compute_spread, n)

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate, get_worker_info
 
 from mt_core.arguments import check_count
+from mt_core.lab.any_batch import check_loader
 from mt_core.lab.spans import DEVICE, MAIN, PIN, Kind, Span, Timeline, worker_lane
 from mt_core.prefetch import each_tensor
 
@@ -41,16 +42,22 @@ def record(
     Args:
         loader: gives batches. No pass over it should be running.
         step: called with each batch; what it returns is let go.
-        n_batches: how many batches to measure; fewer, if the loader ends before.
+        n_batches: how many batches to measure, 2 at least; fewer, if the loader ends before.
         device: where tensors are copied before the step; None leaves them where they are. On a CUDA device, copy and
             compute are timed by events on the device; on others the device is waited for after each batch.
         skip: batches to let pass first, so that workers have started and their queue is as it will be; None for two
             and all that workers prepare ahead.
 
     Raises:
-        ValueError: the loader ends before there are two batches to measure.
+        ValueError: a number out of its range, no loader or no step, or a loader that ends before there are two
+            batches to measure.
     """
-    check_count("n_batches", n_batches)
+    check_count("n_batches", n_batches, least=2)
+    if skip is not None:
+        check_count("skip", skip, least=0)
+    check_loader(loader, "one loader is needed, record(loader, step)")
+    if not callable(step):
+        raise ValueError(f"step is a {type(step).__name__}, a function that is called with each batch is needed")
     workers, ahead = getattr(loader, "num_workers", 0), getattr(loader, "prefetch_factor", None)
     if skip is None:
         skip = 2 + workers * (ahead or 0)
@@ -149,7 +156,7 @@ class _Started:
 
 
 class _Proxy:
-    """Has whatever the wrapped dataset has."""
+    """Has whatever the wrapped dataset has, and gives it whatever it is given, as by a `worker_init_fn`."""
 
     def __init__(self, inner: Any, started: _Started) -> None:
         self.inner, self.started = inner, started
@@ -158,6 +165,12 @@ class _Proxy:
         if name in ("inner", "started") or name.startswith("__"):
             raise AttributeError(name)  # while unpickling, and for what Python asks of every object
         return getattr(self.inner, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in ("inner", "started"):
+            super().__setattr__(name, value)
+        else:
+            setattr(self.inner, name, value)
 
 
 class _TimedDataset(_Proxy, Dataset[Any]):

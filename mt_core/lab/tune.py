@@ -11,8 +11,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 
+from mt_core.arguments import check_number
 from mt_core.lab.tune_arm import TuningError
 from mt_core.lab.tune_bench import Bench, usable_cores
 from mt_core.lab.tune_report import Setting, Trial, Tuning
@@ -59,11 +61,12 @@ def tune(
     ahead: list[Any] = _checked("prefetch_factor", prefetch_factor, least=1) if "prefetch_factor" in asks else [None]
     if pin_memory is None:
         pin_memory = (False, True) if choose_pinning(None) else (False,)
+    if not isinstance(pin_memory, Iterable) or any(pin not in (False, True) for pin in pin_memory):
+        raise ValueError(f"pin_memory={pin_memory!r}, a list of False or True or both is needed")
     pins = sorted(set(map(bool, pin_memory))) if "pin_memory" in asks else [False]
     if not pins:
         raise ValueError("pin_memory is empty: name what to try, False or True or both")
-    if not 0 < seconds < math.inf:
-        raise ValueError(f"seconds={seconds!r}, a number above 0 is needed")
+    check_number("seconds", seconds, lambda value: 0 < value < math.inf, "a number above 0")
     notes = [f"The factory takes no {name}: left as it is." for name in _NAMES if name not in asks]
     bench = Bench(loader_factory, step, asks, device=device, seconds=seconds, notes=notes, progress=progress)
     with bench:
@@ -107,10 +110,11 @@ def _asks(loader_factory: Callable[..., Any]) -> list[str]:
 
 def _checked(name: str, values: Iterable[int], *, least: int) -> list[int]:
     """Each value once, in order."""
-    values = list(values)
-    if not values or any(isinstance(v, bool) or not isinstance(v, int) or v < least for v in values):
-        raise ValueError(f"{name}={values!r}, whole numbers from {least} are needed, one at least")
-    return sorted(set(values))
+    asked = list(values) if isinstance(values, Iterable) else []
+    whole = (isinstance(value, int | np.integer) and not isinstance(value, bool) for value in asked)
+    if not asked or not all(whole) or min(asked) < least:
+        raise ValueError(f"{name}={values!r}, whole numbers from {least} are needed, in a list, one at least")
+    return sorted({int(value) for value in asked})
 
 
 def _worker_counts() -> list[int]:
