@@ -243,6 +243,10 @@ def _text_of_record(raw: bytes, text_field: str) -> str:
     except UnicodeDecodeError as error:
         raise _RecordError(_not_utf8(error)) from None
     except json.JSONDecodeError as error:
+        if raw.strip() in (b"[", b"{"):
+            raise _RecordError(
+                "JSON that goes on over several lines: write it as JSONL, one whole record a line"
+            ) from None
         what = f"{error.msg.removesuffix(' at')} at character {error.pos + 1}"
         raise _RecordError(f"broken JSON ({what}): one whole record a line") from None
     except (RecursionError, ValueError) as error:
@@ -254,7 +258,8 @@ def _text_of_record(raw: bytes, text_field: str) -> str:
         raise _RecordError(f"no field {text_field!r} (found {fields}): name the right one with text_field=…")
     text = record[text_field]
     if not isinstance(text, str):
-        raise _RecordError(f"field {text_field!r} is a {_json_type(text)}, a string is needed")
+        kind = "an object" if isinstance(text, dict) else f"a {_json_type(text)}"
+        raise _RecordError(f"field {text_field!r} is {kind}, a string is needed")
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
@@ -272,7 +277,7 @@ def _record(line: str) -> Any:
 
 
 def _json_type(value: object) -> str:
-    names = {dict: "object", list: "list", str: "string", bool: "true/false", int: "number", float: "number"}
+    names = {list: "list", str: "string", bool: "true/false", int: "number", float: "number"}
     return names.get(type(value), "null")
 
 
