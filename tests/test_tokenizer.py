@@ -6,8 +6,11 @@ import string
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
@@ -234,6 +237,8 @@ def test_260_entries_are_enough_for_every_string() -> None:
 def test_training_wants_a_list_of_strings() -> None:
     with pytest.raises(TypeError, match=r"one string.*train\(\[text\]"):
         MicroTransformerTokenizer.train("one long text", vocab_size=300)
+    with pytest.raises(TypeError, match=r"texts is NoneType, a list of strings is needed: train\(\[text\]"):
+        MicroTransformerTokenizer.train(None, vocab_size=300)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="text number 1 is int, a string is needed"):
         MicroTransformerTokenizer.train(["one", 2], vocab_size=300)  # type: ignore[list-item]
     for nothing in ([], ["", ""]):
@@ -257,6 +262,18 @@ def test_the_repair_that_the_surrogate_error_names_works(tokenizer: MicroTransfo
 def test_one_string_is_not_a_batch(tokenizer: MicroTransformerTokenizer) -> None:
     with pytest.raises(TypeError, match="one string"):
         tokenizer.encode_batch("text")
+
+
+@pytest.mark.parametrize("wrong", ["text", 5, None, {"input_ids": [1]}, [[1, 2]], [65.0], ["5"], np.zeros((2, 3), int)])
+def test_what_is_no_row_of_ids_is_refused(tokenizer: MicroTransformerTokenizer, wrong: Any) -> None:
+    with pytest.raises(TypeError, match=r"(?s)ids=.*whole numbers is needed.*of a batch one row, decode\(batch\["):
+        tokenizer.decode(wrong)
+
+
+def test_ids_of_any_kind_are_decoded(tokenizer: MicroTransformerTokenizer) -> None:
+    ids = tokenizer.encode("The cat")["input_ids"]
+    for kind in (tuple, iter, np.array, torch.tensor, lambda ids: np.array(ids, np.uint16)):
+        assert tokenizer.decode(kind(ids)) == "The cat"
 
 
 @pytest.mark.parametrize("wrong", [-1, 320, 10**6])
@@ -288,4 +305,33 @@ def test_another_kind_of_tokenizer_is_refused(
 def test_a_damaged_tokenizer_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text('{"version": "1.0", ', encoding="utf-8")
     with pytest.raises(TokenizerError, match="is not a tokenizer file"):
+        MicroTransformerTokenizer.from_pretrained(tmp_path)
+
+
+def test_a_folder_that_cannot_hold_a_tokenizer(
+    tokenizer: MicroTransformerTokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    for wrong in (None, 3):
+        with pytest.raises(ValueError, match=rf"path={wrong}, the name of a file or folder is needed"):
+            tokenizer.save_pretrained(wrong)  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match=rf"path={wrong}, the name of a file or folder is needed"):
+            MicroTransformerTokenizer.from_pretrained(wrong)  # type: ignore[arg-type]
+    monkeypatch.setattr("os.replace", full)
+    with pytest.raises(OSError, match="No space left"):
+        tokenizer.save_pretrained(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_tokenizer_file_that_may_not_be_read(
+    tokenizer: MicroTransformerTokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    tokenizer.save_pretrained(tmp_path)
+    monkeypatch.setattr(Path, "read_text", refused)
+    with pytest.raises(TokenizerError, match=r"tokenizer\.json cannot be read \(Permission denied\)"):
         MicroTransformerTokenizer.from_pretrained(tmp_path)
