@@ -32,7 +32,7 @@ from mt_core.files import File, Paths, find_files
 from mt_core.locks import FolderLock
 from mt_core.shards import Shard, encode_unit, finished_shard, run_unit
 from mt_core.store import StoreError, TokenStore
-from mt_core.tokenizer import MicroTransformerTokenizer
+from mt_core.tokenizer import MicroTransformerTokenizer, check_tokenizer
 from mt_core.units import Rules, Unit, plan_units
 
 _WORTH_A_PROCESS = 8 << 20  # bytes of text; starting one costs as much time as tokenizing half of it
@@ -71,9 +71,15 @@ def prepare_corpus(
         StoreError: `out_dir` exists already, the files hold no text, the disk is full, or a process died.
             Nothing that opens is left behind, and finished parts only if there were several.
         ValueError: num_workers below 1, or together with an executor.
+        TypeError: tokenizer or executor is something else.
     """
     check_reading(sample_by, on_error, is_jsonl=is_jsonl, text_field=text_field)
     check_path("out_dir", out_dir)
+    check_tokenizer(tokenizer)
+    if executor is not None and not isinstance(executor, Executor):
+        raise TypeError(
+            f"executor={executor!r}, a concurrent.futures.Executor is needed: of a Dask client, client.get_executor()"
+        )
     if num_workers is not None and (executor is not None or type(num_workers) is not int or num_workers < 1):
         what = "it does not go with executor=" if executor is not None else "a whole number from 1 is needed"
         raise ValueError(f"num_workers={num_workers!r}: {what}")
@@ -88,7 +94,7 @@ def prepare_corpus(
     _check_free(out_dir)
     encoder = BulkEncoder(tokenizer)
     units = plan_units(files, rules, cuts=encoder.cuts)
-    lock, keep = FolderLock(out_dir.with_name(f"{out_dir.name}.partial")), False
+    lock, keep = lock_of(out_dir), False
     try:
         with lock:
             try:
@@ -109,8 +115,9 @@ def prepare_corpus(
         if isinstance(error, BrokenExecutor):
             message = f"a worker process died while preparing {out_dir} (out of memory? try num_workers=1): {kept}"
         else:
-            what = "the disk is full" if error.errno == errno.ENOSPC else (error.strerror or str(error))
-            message = f"cannot write the store {out_dir} ({what}): {kept}; free space or move it"
+            full = error.errno == errno.ENOSPC
+            what, cure = ("the disk is full", "free space or ") if full else (error.strerror or str(error), "")
+            message = f"cannot write the store {out_dir} ({what}): {kept}; {cure}choose another folder for it"
         raise StoreError(message) from error
     except CorpusError as error:
         if keep:
@@ -120,6 +127,11 @@ def prepare_corpus(
     if first:
         warn_skipped(skipped, first, stacklevel=3)
     return TokenStore.open(out_dir)
+
+
+def lock_of(out_dir: Path) -> FolderLock:
+    """The folder in which the parts of a store are kept until it is whole."""
+    return FolderLock(out_dir.with_name(f"{out_dir.name}.partial"))
 
 
 def _check_free(out_dir: Path) -> None:

@@ -161,6 +161,20 @@ def test_it_travels_as_a_few_kilobytes(
     assert len(sent) < 4000 and same(again[7], dataset[7])
 
 
+def test_a_worker_opens_the_index_without_reading_all_of_it(
+    tokenizer: MicroTransformerTokenizer, write_jsonl: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    corpus = open_text(write_jsonl("train.jsonl", ["abcd", "efgh"]), tokenizer)
+    sent, folder, wanted = pickle.dumps(corpus), corpus.path, corpus.document(1).tolist()
+    assert folder is not None
+    del corpus  # Windows does not cut a file that is mapped
+    monkeypatch.setattr(text_index, "file_sha256", lambda _: pytest.fail("hashed again"))
+    assert pickle.loads(sent).document(1).tolist() == wanted
+    os.truncate(folder / "document_places.bin", 16)
+    with pytest.raises(StoreError, match="is not a whole index of a text file"):
+        pickle.loads(sent)
+
+
 def test_the_index_is_made_once_and_holds_no_text(
     tokenizer: MicroTransformerTokenizer, write_jsonl: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

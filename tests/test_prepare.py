@@ -41,6 +41,7 @@ from mt_core import (
 from mt_core import cache as cache_module
 from mt_core.bulk import BulkEncoder
 from mt_core.cache import open_corpus
+from mt_core.on_the_fly import open_text
 
 FILES = ["document_ends.bin", "header.json", "token_ids.bin"]
 StartScript = Callable[..., subprocess.Popen[str]]
@@ -230,6 +231,25 @@ def test_num_workers_is_a_whole_number_from_1(
         prepare_corpus(corpus, tmp_path / "store", tokenizer, num_workers=wrong)
 
 
+@pytest.mark.parametrize(
+    "wrong, needed",
+    [
+        ({"executor": "tcp://scheduler"}, r"executor='tcp://scheduler', a concurrent\.futures\.Executor.*get_executor"),
+        ({"tokenizer": "data/tokenizer"}, r"tokenizer='data/tokenizer', a MicroTransformerTokenizer.*from_pretrained"),
+    ],
+)
+def test_what_only_looks_like_a_tokenizer_or_an_executor(
+    tokenizer: MicroTransformerTokenizer, corpus: Path, wrong: dict[str, Any], needed: str
+) -> None:
+    with pytest.raises(TypeError, match=needed):
+        prepare_corpus(corpus, corpus.parent / "store", **({"tokenizer": tokenizer} | wrong))
+    if "tokenizer" in wrong:
+        for use in (open_corpus, open_text, lambda path, other: TokenStore.from_documents(["a"], other)):
+            with pytest.raises(TypeError, match=needed):
+                use(corpus, wrong["tokenizer"])
+    assert names(corpus.parent) == ["train.jsonl"]
+
+
 def test_a_small_corpus_starts_no_process(
     tokenizer: MicroTransformerTokenizer,
     corpus: Path,
@@ -375,6 +395,20 @@ def test_what_was_done_before_the_disk_was_full_is_not_done_again(
     assert names(store.parent) == ["long.jsonl", "store"]
 
 
+def test_a_store_may_lie_in_the_folder_of_its_corpus(
+    tokenizer: MicroTransformerTokenizer, long_corpus: Path, small_units: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither its parts, on the way, nor it are text for a store that is made later."""
+    folder = long_corpus.parent
+    with monkeypatch.context() as patch:
+        patch.setattr(prepare, "rename_folder", full_disk)
+        with pytest.raises(StoreError, match="the same call goes on from there"):
+            prepare_corpus(folder, folder / "store", tokenizer)
+    assert (folder / "store.partial").is_dir()
+    made = [prepare_corpus(folder, folder / name, tokenizer).fingerprint() for name in ("store", "again")]
+    assert made[0] == made[1] and names(folder) == ["again", "long.jsonl", "store"]
+
+
 @pytest.mark.parametrize("kind", ["jsonl", "paragraph", "line", "document"])
 def test_a_bad_record_is_named_by_its_line_in_the_file_and_the_first_one_first(
     tokenizer: MicroTransformerTokenizer, tmp_path: Path, small_units: int, kind: Any
@@ -443,8 +477,9 @@ def test_a_file_that_may_not_be_read(
     real = Path.open
     with monkeypatch.context() as patch:
         patch.setattr(Path, "open", lambda path, *mode: (refused if path == corpus else real)(path, *mode))
-        with pytest.raises(CorpusError, match=r"train\.jsonl, line 1: cannot be read \(Permission denied\)"):
-            prepare_corpus(corpus, corpus.parent / "store", tokenizer)
+        for prepare_it in (prepare_corpus, lambda file, _, tokenizer: open_corpus(file, tokenizer)):
+            with pytest.raises(CorpusError, match=r"train\.jsonl, line 1: cannot be read \(Permission denied\)"):
+                prepare_it(corpus, corpus.parent / "store", tokenizer)
     assert names(corpus.parent) == ["train.jsonl"]
 
 
@@ -695,6 +730,17 @@ def test_a_file_is_tokenized_once_and_kept_beside_it(
     assert first.path is not None and first.path.parent == corpus.parent / ".mt_cache"
     monkeypatch.setattr(cache_module, "prepare_corpus", lambda *_, **__: pytest.fail("tokenized again"))
     assert open_corpus(str(corpus), tokenizer).path == first.path
+
+
+def test_parts_that_no_later_run_would_take_up_are_not_kept_in_the_cache(
+    tokenizer: MicroTransformerTokenizer, tmp_path: Path, small_units: int
+) -> None:
+    """Mended, or read with `on_error="skip"`, the file has another place in the cache."""
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b'{"text": "fine"}\n' * 20 + b"bad\n")
+    with pytest.raises(CorpusError, match=r"a\.jsonl, line 21: broken JSON") as caught:
+        open_corpus(path, tokenizer)
+    assert names(tmp_path) == ["a.jsonl"] and not hasattr(caught.value, "__notes__")
 
 
 def test_the_cache_is_of_one_file(tokenizer: MicroTransformerTokenizer, corpus: Path, write_jsonl: Callable) -> None:
