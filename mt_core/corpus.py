@@ -119,8 +119,11 @@ def check_reading(sample_by: str, on_error: str, *, is_jsonl: bool | None = None
 
 def warn_skipped(count: int, first: CorpusError, *, stacklevel: int) -> None:
     """The one warning after `on_error="skip"` has left records out."""
-    message = f"skipped {count} bad record{'s' if count > 1 else ''}; the first is {first}"
-    warnings.warn(message, CorpusWarning, stacklevel=stacklevel)
+    warnings.warn(said_skipped(count, first), CorpusWarning, stacklevel=stacklevel)
+
+
+def said_skipped(count: int, first: CorpusError) -> str:
+    return f"skipped {count} bad record{'s' if count > 1 else ''}; the first is {first}"
 
 
 def is_jsonl_path(path: str | os.PathLike[str]) -> bool:

@@ -27,7 +27,7 @@ from tqdm.auto import tqdm
 from mt_core.arguments import check_path
 from mt_core.assemble import EmptyError, rename_folder, write_store
 from mt_core.bulk import BulkEncoder
-from mt_core.corpus import CorpusError, OnError, SampleBy, check_reading, warn_skipped
+from mt_core.corpus import CorpusError, OnError, SampleBy, check_reading, said_skipped, warn_skipped
 from mt_core.files import File, Paths, find_files
 from mt_core.locks import FolderLock
 from mt_core.shards import Shard, encode_unit, finished_shard, run_unit
@@ -100,10 +100,15 @@ def prepare_corpus(
             try:
                 _check_free(out_dir)  # another run may have been here meanwhile
                 shards = _all_shards(units, files, rules, lock.folder, encoder, num_workers, executor)
+                skipped, first = _count_skipped(units, files, shards)
                 write_store(lock.folder / "store", out_dir, files, units, shards, rules, tokenizer)
                 rename_folder(lock.folder / "store", out_dir)
-            except BaseException as error:
-                keep = len(units) > 1 and any(lock.folder.glob("*.json")) and not isinstance(error, EmptyError)
+            except EmptyError:
+                if first:
+                    raise EmptyError(f"no text found: {said_skipped(skipped, first)}") from None
+                raise
+            except BaseException:
+                keep = len(units) > 1 and any(lock.folder.glob("*.json"))
                 raise
             finally:
                 if not keep:
@@ -117,13 +122,12 @@ def prepare_corpus(
         else:
             full = error.errno == errno.ENOSPC
             what, cure = ("the disk is full", "free space or ") if full else (error.strerror or str(error), "")
-            message = f"cannot write the store {out_dir} ({what}): {kept}; {cure}choose another folder for it"
+            message = f"cannot write the store {out_dir} ({what}): {kept}; {cure}choose another out_dir or cache_dir"
         raise StoreError(message) from error
     except CorpusError as error:
         if keep:
             error.add_note(f"Finished parts are kept in {lock.folder} for the next run; or delete that folder.")
         raise
-    skipped, first = _count_skipped(units, files, shards)
     if first:
         warn_skipped(skipped, first, stacklevel=3)
     return TokenStore.open(out_dir)

@@ -297,6 +297,18 @@ def test_files_without_text(tokenizer: MicroTransformerTokenizer, tmp_path: Path
     assert names(tmp_path) == [path.name]
 
 
+def test_files_whose_records_were_all_skipped_are_not_called_empty(
+    tokenizer: MicroTransformerTokenizer, corpus: Path
+) -> None:
+    """As with the name of another field, which the first record tells."""
+    needed = (
+        r"no text found: skipped 5 bad records; the first is .*train\.jsonl, line 1: no field 'body' \(found 'text'\)"
+    )
+    with pytest.raises(StoreError, match=needed):
+        prepare_corpus(corpus, corpus.parent / "store", tokenizer, text_field="body", on_error="skip")
+    assert names(corpus.parent) == ["train.jsonl"]
+
+
 class Bar:
     """Stands for tqdm."""
 
