@@ -11,6 +11,7 @@ import errno
 import multiprocessing
 import os
 import shutil
+import signal
 import sys
 import threading
 import types
@@ -205,7 +206,7 @@ def _helpers(
     encoder.tokenizer.save_pretrained(folder / "tokenizer")
     if executor is not None:
         return executor.submit, _IN_FLIGHT
-    pool = ProcessPoolExecutor(helpers, multiprocessing.get_context("spawn"), initializer=_end_with_parent)
+    pool = ProcessPoolExecutor(helpers, multiprocessing.get_context("spawn"), initializer=_follow_parent)
     stack.callback(pool.shutdown, wait=True, cancel_futures=True)
 
     def submit(*work: Any) -> Future[Shard]:
@@ -262,8 +263,10 @@ def _main_module_hidden() -> Iterator[None]:
         sys.modules["__main__"] = main
 
 
-def _end_with_parent() -> None:
-    """In a worker: a parent that is killed takes it along. By itself it would wait for work forever."""
+def _follow_parent() -> None:
+    """In a worker: a parent that is killed takes it along; by itself it would wait for work forever. And Ctrl+C, which
+    all processes of a terminal or a notebook get, is the parent's to answer: one traceback, not one for each."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     assert parent is not None
 

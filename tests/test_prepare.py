@@ -3,6 +3,7 @@
 import concurrent.futures
 import gzip
 import json
+import multiprocessing
 import os
 import shutil
 import signal
@@ -11,7 +12,7 @@ import sys
 import time
 import tracemalloc
 from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -221,6 +222,12 @@ def test_any_executor_does_the_work(
         with pytest.raises(ValueError, match="num_workers=2: it does not go with executor="):
             prepare_corpus(long_corpus, tmp_path / "no", tokenizer, executor=executor, num_workers=2)
     assert store.path and contents(store.path) == wanted
+
+
+def test_an_interrupt_is_answered_by_the_parent_alone() -> None:
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, context, initializer=prepare._follow_parent) as pool:
+        assert pool.submit(signal.getsignal, signal.SIGINT).result(timeout=60) == signal.SIG_IGN
 
 
 @pytest.mark.parametrize("wrong", [0, -1, 1.5, True])
