@@ -123,6 +123,7 @@ def test_a_folder_gives_its_corpus_files_by_name_and_a_pattern_whatever_fits(tmp
     for name in ("b/two.jsonl", "a.txt", "b/one.txt.gz", "b/notes.md", ".hidden/x.txt", "b/.x.txt", "c.json.zst"):
         write(tmp_path, name, json.dumps({"text": name}) if "json" in name else name)
     assert list(read_documents(tmp_path)) == ["a.txt", "b/one.txt.gz", "b/two.jsonl", "c.json.zst"]
+    assert list(read_documents(tmp_path / "*")) == ["a.txt", "c.json.zst"]  # without the folder b
     assert list(read_documents(tmp_path / "b" / "*")) == ["b/notes.md", "b/one.txt.gz", "b/two.jsonl"]
     assert list(read_documents([tmp_path / "**" / "*.txt", tmp_path / "a.t?t"])) == ["a.txt", "a.txt"]
 

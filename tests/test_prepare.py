@@ -21,7 +21,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 from helpers import is_alive
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from mt_core import (
@@ -140,6 +140,7 @@ texts = st.lists(st.text("ab é你\u3000\n\t\r'", max_size=30), min_size=1, max_
 
 @given(texts=texts, step=st.integers(2, 40), kind=st.sampled_from(["jsonl", "line", "paragraph", "document"]))
 @settings(max_examples=50)
+@example(texts=["\ufeffa"], step=2, kind="line")  # a byte order mark is one where a file begins, not where a unit does
 def test_any_cut_gives_the_documents_that_are_read(
     tokenizer: MicroTransformerTokenizer,
     tmp_path_factory: pytest.TempPathFactory,
