@@ -67,6 +67,12 @@ def test_windows_line_ends_give_the_same_pieces(tmp_path: Path, sample_by: str) 
     assert [text.replace("\r\n", "\n") for text in windows] == unix
 
 
+def test_only_the_line_ends_around_a_piece_are_no_part_of_it(tmp_path: Path) -> None:
+    path = write(tmp_path, "a.txt", " a \r\nb\t\r\n \r\n\tc \n")
+    assert list(read_documents(path, sample_by="line")) == [" a ", "b\t", "\tc "]
+    assert list(read_documents(path, sample_by="paragraph")) == [" a \r\nb\t", "\tc "]
+
+
 def test_a_whole_file_keeps_its_line_ends(tmp_path: Path) -> None:
     text = "\r\nA line.\r\n\r\nAnother.\r\n"
     assert list(read_documents(write(tmp_path, "a.txt", text))) == [text]

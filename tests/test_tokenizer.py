@@ -69,6 +69,11 @@ def test_a_merge_worked_out_by_hand() -> None:
     assert tokenizer.encode("ababab")["input_ids"] == [1, 261, 260, 2]
 
 
+def test_pairs_seen_less_often_than_min_frequency_are_not_merged() -> None:
+    tokenizer = MicroTransformerTokenizer.train(["abab abab"] * 2, vocab_size=263, min_frequency=3)
+    assert tokenizer.merges == [("a", "b"), ("ab", "ab")] and len(tokenizer) == 262
+
+
 def test_encode_gives_three_lists_of_one_length(tokenizer: MicroTransformerTokenizer) -> None:
     encoded = tokenizer.encode("The cat")
     ids = encoded["input_ids"]
@@ -197,6 +202,21 @@ def test_save_and_load_give_the_same_tokenizer(
         assert [loaded.token_ids(text) for text in sentences] == [tokenizer.token_ids(text) for text in sentences]
 
 
+def test_a_file_that_says_to_cut_or_pad_texts_does_neither(
+    tokenizer: MicroTransformerTokenizer, sentences: list[str], tmp_path: Path
+) -> None:
+    """Other programs save what they were set to."""
+    tokenizer.save_pretrained(tmp_path)
+    rules = json.loads((tmp_path / "tokenizer.json").read_text(encoding="utf-8"))
+    rules["truncation"] = {"direction": "Right", "max_length": 4, "strategy": "LongestFirst", "stride": 0}
+    rules["padding"] = {"strategy": {"Fixed": 99}, "direction": "Right", "pad_to_multiple_of": None}
+    rules["padding"] |= {"pad_id": 0, "pad_type_id": 0, "pad_token": "[PAD]"}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(rules), encoding="utf-8")
+    loaded = MicroTransformerTokenizer.from_pretrained(tmp_path)
+    assert loaded.encode_batch(sentences) == tokenizer.encode_batch(sentences)
+    assert loaded.fingerprint() == tokenizer.fingerprint()
+
+
 @pytest.fixture(scope="module")
 def auto(tokenizer: MicroTransformerTokenizer, tmp_path_factory: pytest.TempPathFactory) -> AutoTokenizer:
     folder = tmp_path_factory.mktemp("auto")
@@ -226,6 +246,11 @@ def test_transformers_knows_the_special_tokens(tokenizer: MicroTransformerTokeni
 def test_fewer_entries_than_bytes_and_special_tokens_are_refused(vocab_size: int) -> None:
     with pytest.raises(TokenizerError, match=rf"vocab_size={vocab_size} is too small.*260"):
         MicroTransformerTokenizer.train(["some text"], vocab_size=vocab_size)
+
+
+def test_a_vocabulary_that_no_memory_would_hold_is_refused() -> None:
+    with pytest.raises(TokenizerError, match="vocab_size=16777217 is too large: at most 16,777,216"):
+        MicroTransformerTokenizer.train(["some text"], vocab_size=(1 << 24) + 1)
 
 
 def test_260_entries_are_enough_for_every_string() -> None:
