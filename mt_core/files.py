@@ -29,7 +29,7 @@ _JSONL_SUFFIXES = {".jsonl", ".ndjson", ".json"}
 _CORPUS_SUFFIXES = {*_JSONL_SUFFIXES, ".txt", ".parquet"}  # what is taken from a folder
 _PACKED_SUFFIXES = {".gz", ".zst", ".zstd"}
 _ARCHIVE_SUFFIXES = {".zip", ".tar", ".tgz", ".bz2", ".xz", ".7z"}  # what could pass for bad text, a .tar even for good
-_LONGEST_NAME = 255  # of a file or folder, on all systems
+_LONGEST_NAME = 255  # of a file or folder, in the usual file systems
 _READ_AHEAD = 1 << 20  # bytes
 _INSTALL = 'pip install "microtransformer[big]"'
 
@@ -220,7 +220,8 @@ def _is_no_text(path: Path, folder: Path) -> bool:
     """Whether a file in a corpus folder is hidden, or of a store (half made, too: prepare.py) or a tokenizer."""
     parts = path.relative_to(folder).parts
     return (
-        any(part.startswith(".") or part.endswith(".partial") for part in parts)
+        any(part.startswith(".") for part in parts)
+        or (path.suffix == ".json" and any(part.endswith(".partial") for part in parts))
         or path.name in ("tokenizer.json", "tokenizer_config.json")
         or (path.name == "header.json" and path.with_name("token_ids.bin").exists())
     )

@@ -140,9 +140,10 @@ def test_stores_and_tokenizers_in_a_corpus_folder_are_no_text(tmp_path: Path) ->
         write(tmp_path, name, "{\n")
     for name in ("new.partial/1f.json", "new.partial/store/header.json", "new.partial/tokenizer/vocab.json"):
         write(tmp_path, name, "{\n")
-    assert list(read_documents(tmp_path)) == ["a header of hers"]
-    half_made = write(tmp_path, "x.partial/a.txt", "named, it is read")
-    assert list(read_documents(half_made.parent)) == list(read_documents(half_made)) == ["named, it is read"]
+    write(tmp_path, "x.partial/a.txt", "a text of hers")
+    assert list(read_documents(tmp_path)) == ["a header of hers", "a text of hers"]
+    named = write(tmp_path, "y.partial/a.json", '{"text": "in a folder that is named"}')
+    assert list(read_documents(named.parent)) == ["in a folder that is named"]
 
 
 def test_a_name_that_looks_like_a_pattern_is_a_name_if_there_is_such_a_file(tmp_path: Path) -> None:
