@@ -86,3 +86,8 @@ def __getattr__(name: str) -> Any:
     if name not in _LATER:
         raise AttributeError(f"module 'mt_core' has no attribute {name!r}")
     return getattr(importlib.import_module(f"mt_core.{_LATER[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    """The names that are imported later, too, so that they can be completed."""
+    return sorted({*globals(), *__all__})

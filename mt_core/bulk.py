@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import numpy as np
 import tiktoken
 
-from mt_core.tokenizer import MicroTransformerTokenizer, check_text, has_long_blank
+from mt_core.tokenizer import MicroTransformerTokenizer, check_text, check_tokenizer, has_long_blank
 
 # The tokenizer's pattern with a pair of brackets: what stands in them needs no look ahead, and as one expression the
 # engine gives it to its fast half. Words are the same.
@@ -36,6 +36,7 @@ class BulkEncoder:
     """
 
     def __init__(self, tokenizer: MicroTransformerTokenizer) -> None:
+        check_tokenizer(tokenizer)
         self.tokenizer = tokenizer
         self.cuts = tokenizer._create_fast() is not None
         self._fast: tiktoken.Encoding | None = None

@@ -10,10 +10,19 @@ from pathlib import Path
 
 from mt_core.arguments import check_path
 from mt_core.corpus import OnError, SampleBy, check_reading
-from mt_core.files import CorpusError, describe_file, file_sha256, find_files, json_sha256
-from mt_core.prepare import prepare_corpus
+from mt_core.files import (
+    CorpusError,
+    File,
+    describe_file,
+    file_sha256,
+    find_files,
+    json_sha256,
+    name_of,
+    reading_errors,
+)
+from mt_core.prepare import lock_of, prepare_corpus
 from mt_core.store import FORMAT, HEADER, VERSION, StoreError, TokenStore
-from mt_core.tokenizer import MicroTransformerTokenizer
+from mt_core.tokenizer import MicroTransformerTokenizer, check_tokenizer
 
 
 def open_corpus(
@@ -43,15 +52,15 @@ def open_corpus(
     check_reading(sample_by, on_error, is_jsonl=is_jsonl, text_field=text_field)
     if cache_dir is not None:
         check_path("cache_dir", cache_dir)
+    check_tokenizer(tokenizer)
     file, *more = find_files(path)
     if more:
         raise CorpusError(file, None, f"is one of {len(more) + 1} files: make a store of them with prepare_corpus")
-    content = file_sha256(file) if isinstance(file, Path) else describe_file(file)[1]
-    rules = [FORMAT, VERSION, content, tokenizer.fingerprint(), is_jsonl, text_field, sample_by, on_error]
+    rules = [FORMAT, VERSION, content_of(file), tokenizer.fingerprint(), is_jsonl, text_field, sample_by, on_error]
     key = json_sha256(rules)[:16]
     beside = cache_beside(file) if isinstance(file, Path) else user_cache_dir() / "stores"
     folder = Path(cache_dir) if cache_dir is not None else beside
-    target = folder / f"{Path(file).name}-{key}"
+    target = folder / f"{name_of(file)}-{key}"
     made_here = not os.path.exists(folder)  # unlike folder.exists(), false for a name that is too long
     if os.path.exists(target):
         try:
@@ -68,6 +77,13 @@ def open_corpus(
             sample_by=sample_by,
             on_error=on_error,
         )
+    except CorpusError as error:
+        if not isinstance(file, Path):  # a server may answer next time
+            raise
+        # With the file or the rules the store's name changes: no later run would take up its parts.
+        with suppress(OSError), lock_of(target) as lock:
+            lock.remove_folder()
+        raise CorpusError(error.path, error.line, error.reason) from None
     except StoreError:
         if os.path.exists(target / HEADER):  # another process was first
             return TokenStore.open(target)
@@ -76,6 +92,18 @@ def open_corpus(
         if made_here:
             with suppress(OSError):  # it holds the store, unless something went wrong
                 folder.rmdir()
+
+
+def content_of(file: File) -> str:
+    """What changes when the bytes of a file do: their SHA-256; of a URL what its server says.
+
+    Raises:
+        CorpusError: it cannot be read.
+    """
+    if not isinstance(file, Path):
+        return describe_file(file)[1]
+    with reading_errors(file, [0]):
+        return file_sha256(file)
 
 
 def user_cache_dir() -> Path:

@@ -119,8 +119,11 @@ def check_reading(sample_by: str, on_error: str, *, is_jsonl: bool | None = None
 
 def warn_skipped(count: int, first: CorpusError, *, stacklevel: int) -> None:
     """The one warning after `on_error="skip"` has left records out."""
-    message = f"skipped {count} bad record{'s' if count > 1 else ''}; the first is {first}"
-    warnings.warn(message, CorpusWarning, stacklevel=stacklevel)
+    warnings.warn(said_skipped(count, first), CorpusWarning, stacklevel=stacklevel)
+
+
+def said_skipped(count: int, first: CorpusError) -> str:
+    return f"skipped {count} bad record{'s' if count > 1 else ''}; the first is {first}"
 
 
 def is_jsonl_path(path: str | os.PathLike[str]) -> bool:
@@ -243,6 +246,10 @@ def _text_of_record(raw: bytes, text_field: str) -> str:
     except UnicodeDecodeError as error:
         raise _RecordError(_not_utf8(error)) from None
     except json.JSONDecodeError as error:
+        if raw.strip() in (b"[", b"{"):
+            raise _RecordError(
+                "JSON that goes on over several lines: write it as JSONL, one whole record a line"
+            ) from None
         what = f"{error.msg.removesuffix(' at')} at character {error.pos + 1}"
         raise _RecordError(f"broken JSON ({what}): one whole record a line") from None
     except (RecursionError, ValueError) as error:
@@ -254,7 +261,8 @@ def _text_of_record(raw: bytes, text_field: str) -> str:
         raise _RecordError(f"no field {text_field!r} (found {fields}): name the right one with text_field=…")
     text = record[text_field]
     if not isinstance(text, str):
-        raise _RecordError(f"field {text_field!r} is a {_json_type(text)}, a string is needed")
+        kind = "an object" if isinstance(text, dict) else f"a {_json_type(text)}"
+        raise _RecordError(f"field {text_field!r} is {kind}, a string is needed")
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
@@ -272,7 +280,7 @@ def _record(line: str) -> Any:
 
 
 def _json_type(value: object) -> str:
-    names = {dict: "object", list: "list", str: "string", bool: "true/false", int: "number", float: "number"}
+    names = {list: "list", str: "string", bool: "true/false", int: "number", float: "number"}
     return names.get(type(value), "null")
 
 

@@ -9,6 +9,7 @@ import glob
 import gzip
 import hashlib
 import importlib
+import io
 import json
 import os
 import sys
@@ -17,6 +18,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, TypeGuard
+from urllib.parse import urlsplit
 
 from mt_core.arguments import check_path
 
@@ -26,6 +28,9 @@ File = Path | str
 _JSONL_SUFFIXES = {".jsonl", ".ndjson", ".json"}
 _CORPUS_SUFFIXES = {*_JSONL_SUFFIXES, ".txt", ".parquet"}  # what is taken from a folder
 _PACKED_SUFFIXES = {".gz", ".zst", ".zstd"}
+_ARCHIVE_SUFFIXES = {".zip", ".tar", ".tgz", ".bz2", ".xz", ".7z"}  # what could pass for bad text, a .tar even for good
+_LONGEST_NAME = 255  # of a file or folder, in the usual file systems
+_READ_AHEAD = 1 << 20  # bytes
 _INSTALL = 'pip install "microtransformer[big]"'
 
 
@@ -47,24 +52,41 @@ class CorpusError(ValueError):
 def find_files(paths: Paths) -> list[File]:
     """The files that `paths` name, in order: files as they are, folders and patterns sorted by name.
 
-    A folder gives the .jsonl, .ndjson, .json, .txt and .parquet files in it and below (packed or not, hidden
-    ones left out); a pattern, with `*`, `?`, `[…]` or `**`, gives whatever files fit.
+    A folder gives the .jsonl, .ndjson, .json, .txt and .parquet files in it and below, packed or not, without hidden
+    ones, stores (whole or not) and tokenizers; a pattern, with `*`, `?`, `[…]` or `**`, gives whatever files fit.
 
     Raises:
         ValueError: `paths` is empty, or holds what is no name.
-        CorpusError: no such file, nothing that fits, or a URL without fsspec.
+        CorpusError: no such file, nothing that fits, an archive, or a URL without fsspec.
     """
     names = list(paths) if isinstance(paths, Iterable) and not isinstance(paths, str | bytes | os.PathLike) else [paths]
     if not names:
         raise ValueError("paths is empty: name at least one file")
     for name in names:
         check_path("paths", name)
-    return [file for name in names for file in (_remote(name) if is_url(name) else _local(Path(name)))]
+        if name == "":  # Path("") would be the folder that the program runs in
+            raise ValueError("paths holds an empty name: name a file, or write '.' for this folder")
+    found = [file for name in names for file in (_remote(name) if is_url(name) else _local(Path(name)))]
+    for file in found:
+        if suffix_of(file) in _ARCHIVE_SUFFIXES:
+            raise CorpusError(file, None, "is an archive, or packed otherwise than with gzip or Zstandard: unpack it")
+    return found
 
 
 def is_url(name: object) -> TypeGuard[str]:
     """Whether fsspec has to open it: `s3://…`, `https://…`, `memory://…`."""
     return isinstance(name, str) and "://" in name
+
+
+def name_of(file: str | os.PathLike[str]) -> str:
+    """The name of a file without its folder, and without what a web server is asked beside it.
+
+    >>> name_of("https://a.org/b/stories.jsonl?download=true"), name_of("b/why?.txt")
+    ('stories.jsonl', 'why?.txt')
+    """
+    if is_url(file):
+        return PurePosixPath(urlsplit(file).path if file.startswith(("http:", "https:")) else file).name
+    return Path(file).name
 
 
 def suffix_of(file: str | os.PathLike[str]) -> str:
@@ -73,15 +95,19 @@ def suffix_of(file: str | os.PathLike[str]) -> str:
     >>> suffix_of("stories.JSONL.gz"), suffix_of("plays.txt")
     ('.jsonl', '.txt')
     """
-    path = PurePosixPath(file) if is_url(file) else Path(file)
-    if path.suffix.lower() in _PACKED_SUFFIXES:
-        path = path.with_suffix("")
-    return path.suffix.lower()
+    path = PurePosixPath(name_of(file))
+    return (path.with_suffix("") if _packing_of(file) else path).suffix.lower()
+
+
+def _packing_of(file: str | os.PathLike[str]) -> str:
+    """The suffix that says how a file is packed, in lower case; empty if it is not."""
+    suffix = PurePosixPath(name_of(file)).suffix.lower()
+    return suffix if suffix in _PACKED_SUFFIXES else ""
 
 
 def is_packed(file: File) -> bool:
     """Whether it is compressed, and so can be read from its beginning only."""
-    return PurePosixPath(file).suffix.lower() in _PACKED_SUFFIXES
+    return bool(_packing_of(file))
 
 
 def describe_file(file: File) -> tuple[int | None, str]:
@@ -90,14 +116,14 @@ def describe_file(file: File) -> tuple[int | None, str]:
     Raises:
         CorpusError: it cannot be looked at.
     """
+    filesystem, path = (None, file) if isinstance(file, Path) else _filesystem(file)
     try:
-        if isinstance(file, Path):
-            status = file.stat()
-            return status.st_size, f"{status.st_size}-{status.st_mtime_ns}"
-        filesystem, path = _filesystem(file)
-        return filesystem.info(path).get("size"), str(filesystem.ukey(path))
-    except OSError as error:
-        raise CorpusError(file, None, f"cannot be read ({error.strerror or error})") from error
+        if filesystem is not None:
+            return filesystem.info(path).get("size"), str(filesystem.ukey(path))
+        status = os.stat(path)
+        return status.st_size, f"{status.st_size}-{status.st_mtime_ns}"
+    except Exception as error:  # what stands behind fsspec has errors of its own
+        raise CorpusError(file, None, f"cannot be read ({_reason(error)})") from error
 
 
 def file_sha256(path: Path) -> str:
@@ -120,10 +146,12 @@ def open_unpacked(file: File) -> Iterator[BinaryIO]:
         else:
             filesystem, path = _filesystem(file)
             raw = stack.enter_context(filesystem.open(path, "rb"))
-        suffix = PurePosixPath(file).suffix.lower()
-        if suffix == ".gz":
+            # For each line fsspec would copy and search megabytes.
+            raw = stack.enter_context(io.BufferedReader(raw, _READ_AHEAD))
+        packing = _packing_of(file)
+        if packing == ".gz":
             raw = stack.enter_context(gzip.GzipFile(fileobj=raw))
-        elif suffix in _PACKED_SUFFIXES:
+        elif packing:
             raw = stack.enter_context(_zstd(file).ZstdFile(raw))
         yield raw
 
@@ -131,18 +159,25 @@ def open_unpacked(file: File) -> Iterator[BinaryIO]:
 @contextmanager
 def reading_errors(file: File, line: list[int]) -> Iterator[None]:
     """Turns what can go wrong while reading into CorpusError; `line` holds the last line that was read."""
-    packing = "gzip" if PurePosixPath(file).suffix.lower() == ".gz" else "Zstandard"
-    damaged = f"the {packing} file is damaged ({{}}): get it again"
+    packing = "gzip" if _packing_of(file) == ".gz" else "Zstandard"
     try:
         yield
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise CorpusError(file, line[0] + 1, damaged.format(error)) from error
-    except OSError as error:
-        raise CorpusError(file, line[0] + 1, f"cannot be read ({error.strerror or error})") from error
+    except CorpusError:
+        raise
     except Exception as error:
-        if type(error).__name__ != "ZstdError":  # its module may not be there
+        if isinstance(error, EOFError | zlib.error | gzip.BadGzipFile) or type(error).__name__ == "ZstdError":
+            reason = f"the {packing} file is damaged ({error}): get it again"
+        elif is_url(file):  # what stands behind fsspec has errors of its own
+            reason = f"cannot be read ({_reason(error)}): download it, and name the copy"
+        elif isinstance(error, OSError):
+            reason = f"cannot be read ({_reason(error)})"
+        else:
             raise
-        raise CorpusError(file, line[0] + 1, damaged.format(error)) from error
+        raise CorpusError(file, line[0] + 1, reason) from error
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
 def import_extra(module: str, file: File, what: str) -> Any:
@@ -161,11 +196,16 @@ def _local(path: Path) -> list[File]:
     found: list[Path] = []
     if os.path.isdir(path):  # unlike the methods of Path, false for a name that is too long
         inside = (p for p in path.rglob("*") if p.is_file() and suffix_of(p) in _CORPUS_SUFFIXES)
-        found = [p for p in inside if not any(part.startswith(".") for part in p.relative_to(path).parts)]
+        found = [p for p in inside if not _is_no_text(p, path)]
         wanted = ", ".join(sorted(_CORPUS_SUFFIXES))
         problem = f"is a folder without files that end in {wanted} (.gz and .zst too): name files or a pattern"
     elif os.path.exists(path):
         return [path]
+    elif "\n" in str(path) or len(path.name) > _LONGEST_NAME:
+        raise ValueError(
+            f"paths holds {str(path)[:40]!r}…, which is {len(str(path)):,} characters of text; the name of a file is "
+            "needed: write the text to a file, or use TokenStore.from_documents([text], tokenizer)"
+        )
     elif glob.has_magic(str(path)):
         found = [p for p in map(Path, glob.glob(str(path), recursive=True)) if p.is_file()]
         problem = f"no file fits this pattern (looked from {Path.cwd()})"
@@ -174,6 +214,17 @@ def _local(path: Path) -> list[File]:
     if not found:
         raise CorpusError(path, None, problem)
     return [*sorted(found, key=lambda p: p.as_posix())]
+
+
+def _is_no_text(path: Path, folder: Path) -> bool:
+    """Whether a file in a corpus folder is hidden, or of a store (half made, too: prepare.py) or a tokenizer."""
+    parts = path.relative_to(folder).parts
+    return (
+        any(part.startswith(".") for part in parts)
+        or (path.suffix == ".json" and any(part.endswith(".partial") for part in parts))
+        or path.name in ("tokenizer.json", "tokenizer_config.json")
+        or (path.name == "header.json" and path.with_name("token_ids.bin").exists())
+    )
 
 
 def _remote(url: str) -> list[File]:
@@ -186,8 +237,8 @@ def _remote(url: str) -> list[File]:
         else:
             inside = filesystem.glob(path) if glob.has_magic(path) else []
             inside = [name for name in inside if filesystem.isfile(name)]
-    except OSError as error:
-        raise CorpusError(url, None, f"cannot be reached ({error.strerror or error})") from error
+    except Exception as error:  # what stands behind fsspec has errors of its own
+        raise CorpusError(url, None, f"cannot be reached ({_reason(error)})") from error
     if not inside:
         raise CorpusError(url, None, "no such file there, and none that fits")
     return [filesystem.unstrip_protocol(name) for name in sorted(inside)]

@@ -24,12 +24,12 @@ import numpy as np
 
 from mt_core.arguments import check_path
 from mt_core.bulk import BulkEncoder
-from mt_core.cache import cache_beside
+from mt_core.cache import cache_beside, content_of
 from mt_core.corpus import OnError, SampleBy, check_reading, kind_of
-from mt_core.files import CorpusError, describe_file, file_sha256, find_files, is_packed, json_sha256
+from mt_core.files import CorpusError, describe_file, find_files, is_packed, json_sha256
 from mt_core.store import ENDS, HEADER, StoreError, TokenStore
 from mt_core.text_index import FORMAT, PLACES, TOKENIZER, VERSION, read_index, write_index
-from mt_core.tokenizer import MicroTransformerTokenizer
+from mt_core.tokenizer import MicroTransformerTokenizer, check_tokenizer
 
 _KEPT_TOKENS = 1 << 20  # of the documents used last, in each process: 2 MB, or 4 with a large vocabulary
 
@@ -41,9 +41,9 @@ class TokenizedText(TokenStore):
     Memory is that of the documents used last, up to 2**20 tokens, and of the one being tokenized.
     """
 
-    def __init__(self, folder: Path, file: Path, stamp: str) -> None:
+    def __init__(self, folder: Path, file: Path, stamp: str, verify: bool = True) -> None:
         self.path, self.file, self.stamp = folder, file, stamp
-        self.header = read_index(folder)
+        self.header = read_index(folder, verify=verify)
         self.header["reading"]["paths"] = [str(file)]
         ends, places = (np.memmap(folder / name, dtype="<u8", mode="r").view(np.ndarray) for name in (ENDS, PLACES))
         self.document_ends, self._places = ends, places.reshape(-1, 2)
@@ -119,7 +119,7 @@ class TokenizedText(TokenStore):
         )
 
     def __reduce__(self) -> Any:
-        return TokenizedText, (self.path, self.file, self.stamp)
+        return TokenizedText, (self.path, self.file, self.stamp, False)  # a worker need not hash the index again
 
 
 class _TokensOnTheFly:
@@ -210,6 +210,7 @@ def open_text(
     check_reading(sample_by, on_error, is_jsonl=is_jsonl, text_field=text_field)
     if cache_dir is not None:
         check_path("cache_dir", cache_dir)
+    check_tokenizer(tokenizer)
     found = find_files(path)
     file = found[0]
     if len(found) > 1 or not isinstance(file, Path):
@@ -221,7 +222,7 @@ def open_text(
         )
     reading = {"is_jsonl": is_jsonl, "text_field": text_field, "sample_by": sample_by, "on_error": on_error}
     stamp = describe_file(file)[1]
-    rules = [FORMAT, VERSION, file_sha256(file), tokenizer.fingerprint(), reading]
+    rules = [FORMAT, VERSION, content_of(file), tokenizer.fingerprint(), reading]
     key = json_sha256(rules)[:16]
     folder = cache_beside(file) if cache_dir is None else Path(cache_dir)
     target = (folder / f"{file.name}-index-{key}").absolute()

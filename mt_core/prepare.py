@@ -11,6 +11,7 @@ import errno
 import multiprocessing
 import os
 import shutil
+import signal
 import sys
 import threading
 import types
@@ -27,12 +28,12 @@ from tqdm.auto import tqdm
 from mt_core.arguments import check_path
 from mt_core.assemble import EmptyError, rename_folder, write_store
 from mt_core.bulk import BulkEncoder
-from mt_core.corpus import CorpusError, OnError, SampleBy, check_reading, warn_skipped
+from mt_core.corpus import CorpusError, OnError, SampleBy, check_reading, said_skipped, warn_skipped
 from mt_core.files import File, Paths, find_files
 from mt_core.locks import FolderLock
 from mt_core.shards import Shard, encode_unit, finished_shard, run_unit
 from mt_core.store import StoreError, TokenStore
-from mt_core.tokenizer import MicroTransformerTokenizer
+from mt_core.tokenizer import MicroTransformerTokenizer, check_tokenizer
 from mt_core.units import Rules, Unit, plan_units
 
 _WORTH_A_PROCESS = 8 << 20  # bytes of text; starting one costs as much time as tokenizing half of it
@@ -71,9 +72,15 @@ def prepare_corpus(
         StoreError: `out_dir` exists already, the files hold no text, the disk is full, or a process died.
             Nothing that opens is left behind, and finished parts only if there were several.
         ValueError: num_workers below 1, or together with an executor.
+        TypeError: tokenizer or executor is something else.
     """
     check_reading(sample_by, on_error, is_jsonl=is_jsonl, text_field=text_field)
     check_path("out_dir", out_dir)
+    check_tokenizer(tokenizer)
+    if executor is not None and not isinstance(executor, Executor):
+        raise TypeError(
+            f"executor={executor!r}, a concurrent.futures.Executor is needed: of a Dask client, client.get_executor()"
+        )
     if num_workers is not None and (executor is not None or type(num_workers) is not int or num_workers < 1):
         what = "it does not go with executor=" if executor is not None else "a whole number from 1 is needed"
         raise ValueError(f"num_workers={num_workers!r}: {what}")
@@ -88,16 +95,21 @@ def prepare_corpus(
     _check_free(out_dir)
     encoder = BulkEncoder(tokenizer)
     units = plan_units(files, rules, cuts=encoder.cuts)
-    lock, keep = FolderLock(out_dir.with_name(f"{out_dir.name}.partial")), False
+    lock, keep = lock_of(out_dir), False
     try:
         with lock:
             try:
                 _check_free(out_dir)  # another run may have been here meanwhile
                 shards = _all_shards(units, files, rules, lock.folder, encoder, num_workers, executor)
+                skipped, first = _count_skipped(units, files, shards)
                 write_store(lock.folder / "store", out_dir, files, units, shards, rules, tokenizer)
                 rename_folder(lock.folder / "store", out_dir)
-            except BaseException as error:
-                keep = len(units) > 1 and any(lock.folder.glob("*.json")) and not isinstance(error, EmptyError)
+            except EmptyError:
+                if first:
+                    raise EmptyError(f"no text found: {said_skipped(skipped, first)}") from None
+                raise
+            except BaseException:
+                keep = len(units) > 1 and any(lock.folder.glob("*.json"))
                 raise
             finally:
                 if not keep:
@@ -109,17 +121,22 @@ def prepare_corpus(
         if isinstance(error, BrokenExecutor):
             message = f"a worker process died while preparing {out_dir} (out of memory? try num_workers=1): {kept}"
         else:
-            what = "the disk is full" if error.errno == errno.ENOSPC else (error.strerror or str(error))
-            message = f"cannot write the store {out_dir} ({what}): {kept}; free space or move it"
+            full = error.errno == errno.ENOSPC
+            what, cure = ("the disk is full", "free space or ") if full else (error.strerror or str(error), "")
+            message = f"cannot write the store {out_dir} ({what}): {kept}; {cure}choose another out_dir or cache_dir"
         raise StoreError(message) from error
     except CorpusError as error:
         if keep:
             error.add_note(f"Finished parts are kept in {lock.folder} for the next run; or delete that folder.")
         raise
-    skipped, first = _count_skipped(units, files, shards)
     if first:
         warn_skipped(skipped, first, stacklevel=3)
     return TokenStore.open(out_dir)
+
+
+def lock_of(out_dir: Path) -> FolderLock:
+    """The folder in which the parts of a store are kept until it is whole."""
+    return FolderLock(out_dir.with_name(f"{out_dir.name}.partial"))
 
 
 def _check_free(out_dir: Path) -> None:
@@ -189,7 +206,7 @@ def _helpers(
     encoder.tokenizer.save_pretrained(folder / "tokenizer")
     if executor is not None:
         return executor.submit, _IN_FLIGHT
-    pool = ProcessPoolExecutor(helpers, multiprocessing.get_context("spawn"), initializer=_end_with_parent)
+    pool = ProcessPoolExecutor(helpers, multiprocessing.get_context("spawn"), initializer=_follow_parent)
     stack.callback(pool.shutdown, wait=True, cancel_futures=True)
 
     def submit(*work: Any) -> Future[Shard]:
@@ -246,8 +263,10 @@ def _main_module_hidden() -> Iterator[None]:
         sys.modules["__main__"] = main
 
 
-def _end_with_parent() -> None:
-    """In a worker: a parent that is killed takes it along. By itself it would wait for work forever."""
+def _follow_parent() -> None:
+    """In a worker: a parent that is killed takes it along; by itself it would wait for work forever. And Ctrl+C, which
+    all processes of a terminal or a notebook get, is the parent's to answer: one traceback, not one for each."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     assert parent is not None
 

@@ -17,10 +17,10 @@ from typing import Any
 
 import numpy as np
 
-from mt_core.arguments import check_path
+from mt_core.arguments import check_count, check_path
 from mt_core.bulk import BulkEncoder
 from mt_core.files import json_sha256
-from mt_core.tokenizer import MicroTransformerTokenizer
+from mt_core.tokenizer import MicroTransformerTokenizer, check_texts
 
 FORMAT = "microtransformer-token-store"
 VERSION = 1
@@ -108,8 +108,18 @@ class TokenStore:
 
         Raises:
             StoreError: an id is negative or not below vocab_size, or the document ends do not fit.
+            ValueError: vocab_size is no whole number from 1, or pad_token_id not below it.
         """
-        ids = np.asarray(token_ids)
+        check_count("vocab_size", vocab_size, most=1 << 32)
+        check_count("pad_token_id", pad_token_id, 0, most=vocab_size - 1)
+        vocab_size, pad_token_id = int(vocab_size), int(pad_token_id)  # numbers of NumPy cannot be written as JSON
+        try:
+            ids = np.asarray(token_ids)
+        except ValueError:
+            raise StoreError(
+                "token_ids has rows of different lengths, one stream of whole numbers (N,) is needed: "
+                "join them, and say with document_ends= where each ends"
+            ) from None
         if ids.ndim != 1 or (ids.size and not np.issubdtype(ids.dtype, np.integer)):
             raise StoreError(f"token_ids has shape {ids.shape} and type {ids.dtype}, whole numbers (N,) are needed")
         if ids.size and (ids.min() < 0 or ids.max() >= vocab_size):
@@ -117,8 +127,10 @@ class TokenStore:
             raise StoreError(
                 f"token id {worst} does not fit vocab_size={vocab_size}: ids go from 0 to {vocab_size - 1}"
             )
-        ends = np.asarray([ids.size] if document_ends is None else document_ends, dtype=np.int64)
-        if ids.size and (not ends.size or ends[-1] != ids.size or (np.diff(ends, prepend=0) <= 0).any()):
+        ends = np.asarray([ids.size] if document_ends is None else document_ends)
+        fit = ends.ndim == 1 and (not ends.size or np.issubdtype(ends.dtype, np.integer))
+        ends = ends.astype(np.int64) if fit else ends
+        if not fit or (ids.size and (not ends.size or ends[-1] != ids.size or (np.diff(ends, prepend=0) <= 0).any())):
             raise StoreError(f"document_ends must increase and end at {ids.size}, the number of tokens")
         ids, ends = ids.astype(dtype_for(vocab_size)), ends.astype("<u8")
         digests = (hashlib.sha256(ids.data), hashlib.sha256(ends.data))
@@ -131,8 +143,7 @@ class TokenStore:
         Raises:
             StoreError: there are no documents.
         """
-        if isinstance(documents, str):
-            raise TypeError("documents is one string; from_documents needs a list of strings")
+        check_texts("documents", documents, "from_documents([text], tokenizer)")
         encoder = BulkEncoder(tokenizer)
         pieces = [encoder.document(text).astype(dtype_for(len(tokenizer))) for text in documents]
         if not pieces:
@@ -162,8 +173,11 @@ class TokenStore:
             if found != needed:
                 got = "is missing" if found is None else f"has {found} bytes"
                 raise StoreError(f"{path / name} {got}, the header promises {needed}: prepare the corpus again")
-        token_ids = _map(path / TOKENS, header["dtype"])
-        document_ends = _map(path / ENDS, "<u8")
+        try:
+            token_ids = _map(path / TOKENS, header["dtype"])
+            document_ends = _map(path / ENDS, "<u8")
+        except OSError as error:
+            raise StoreError(f"{path} cannot be read ({error.strerror or error})") from error
         if int(document_ends[-1]) != header["n_tokens"]:
             raise StoreError(
                 f"{path}: the last document ends at {document_ends[-1]}, but there are {header['n_tokens']} tokens: "
@@ -224,12 +238,15 @@ def make_header(
 def _read_header(path: Path) -> dict[str, Any]:
     file = path / HEADER
     if not os.path.isfile(file):
+        found = "a file, not its folder" if os.path.isfile(path) else f"no {HEADER}"
         raise StoreError(
-            f"{path} is not a token store (no {HEADER}): make one with prepare_corpus(files, folder, tokenizer)"
+            f"{path} is not a token store ({found}): make one with prepare_corpus(files, folder, tokenizer)"
         )
     try:
         header = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+    except OSError as error:
+        raise StoreError(f"{file} cannot be read ({error.strerror or error})") from error
+    except (ValueError, RecursionError) as error:
         raise StoreError(f"{file} is damaged ({error}): prepare the corpus again") from None
     if not isinstance(header, dict) or header.get("format") != FORMAT:
         raise StoreError(f"{file} is not the header of a token store: prepare the corpus again")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import operator
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -20,7 +21,7 @@ import numpy as np
 import tiktoken
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
-from mt_core.arguments import check_count
+from mt_core.arguments import check_count, check_path
 
 SPECIAL_TOKENS = ("[PAD]", "[CLS]", "[SEP]", "[MASK]")
 _LONG_BLANK = 400_000  # characters
@@ -98,8 +99,7 @@ class MicroTransformerTokenizer:
             TokenizerError: vocab_size too small, or no text at all.
             TypeError: texts is one string, or holds something that is not a string.
         """
-        if isinstance(texts, str):
-            raise TypeError("texts is one string; train needs a list of strings: train([text], ...)")
+        check_texts("texts", texts, "train([text], ...)")
         check_count("vocab_size", vocab_size, 0)
         check_count("min_frequency", min_frequency, 0)
         if vocab_size > _LARGEST_VOCABULARY:  # room is made for all of them at once
@@ -146,6 +146,7 @@ class MicroTransformerTokenizer:
         Raises:
             TokenizerError: no tokenizer.json there, or it cannot be read, or it is another kind of tokenizer.
         """
+        check_path("path", path)
         path = Path(path)
         file = path if path.suffix == ".json" else path / "tokenizer.json"
         if not file.is_file():
@@ -156,12 +157,19 @@ class MicroTransformerTokenizer:
             )
         try:
             backend = parse_backend(file.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+        except OSError as error:
+            raise TokenizerError(f"{file} cannot be read ({error.strerror or error})") from error
+        except ValueError as error:
             raise TokenizerError(f"{file} is not a tokenizer file ({error}): save it again or train anew") from error
         return cls(backend)
 
     def save_pretrained(self, path: str | os.PathLike[str]) -> None:
-        """Write tokenizer.json and tokenizer_config.json; `transformers.AutoTokenizer` opens the same folder."""
+        """Write tokenizer.json and tokenizer_config.json; `transformers.AutoTokenizer` opens the same folder.
+
+        Raises:
+            OSError: the folder cannot be written to.
+        """
+        check_path("path", path)
         folder = Path(path)
         folder.mkdir(parents=True, exist_ok=True)
         settings = {
@@ -183,8 +191,11 @@ class MicroTransformerTokenizer:
         }
         for name, text in files.items():
             partial = folder / f"{name}.{os.getpid()}.partial"
-            partial.write_text(text, encoding="utf-8", newline="\n")
-            os.replace(partial, folder / name)
+            try:
+                partial.write_text(text, encoding="utf-8", newline="\n")
+                os.replace(partial, folder / name)
+            finally:
+                partial.unlink(missing_ok=True)
 
     # -- text to ids and back ------------------------------------------------------------------------------
 
@@ -205,8 +216,7 @@ class MicroTransformerTokenizer:
 
     def encode_batch(self, texts: Iterable[str]) -> list[dict[str, list[int]]]:
         """`encode` for each text: a list of its dictionaries, unpadded, in the same order."""
-        if isinstance(texts, str):
-            raise TypeError("texts is one string; encode_batch needs a list of strings, or use encode(text)")
+        check_texts("texts", texts, "encode_batch([text])")
         return [self.encode(text) for text in texts]
 
     def token_ids(self, text: str) -> list[int]:
@@ -219,12 +229,19 @@ class MicroTransformerTokenizer:
         return [self.cls_token_id, *self._fast.encode_ordinary(text), self.sep_token_id]
 
     def decode(self, ids: Iterable[int], skip_special_tokens: bool = True) -> str:
-        """Ids (list, array or tensor) to text. Ids that cut a character in half show as U+FFFD.
+        """Ids of one text (list, array or tensor) to text. Ids that cut a character in half show as U+FFFD.
 
         Raises:
+            TypeError: ids are not whole numbers, or there are several rows of them.
             TokenizerError: an id outside the vocabulary.
         """
-        ids = [int(i) for i in ids]
+        try:
+            ids = [operator.index(i) for i in ids]
+        except (TypeError, RuntimeError):
+            raise TypeError(
+                f"ids={ids!r:.60}: a list, array or tensor (T,) of whole numbers is needed, as in "
+                'decode(encoding["input_ids"]), and of a batch one row, decode(batch["input_ids"][0])'
+            ) from None
         size = len(self)
         wrong = [i for i in ids if not 0 <= i < size]
         if wrong:
@@ -344,6 +361,31 @@ def has_long_blank(text: str) -> bool:
     # A run that long covers one of the characters looked at here, wherever it begins.
     places = range(_LONG_BLANK - 1, len(text), _LONG_BLANK)
     return any(text[place].isspace() for place in places) and _A_LONG_BLANK.search(text) is not None
+
+
+def check_texts(name: str, texts: object, call: str) -> None:
+    """Refuse what is not many texts; `call` says how to pass one.
+
+    Raises:
+        TypeError: one string, or nothing to go through.
+    """
+    if isinstance(texts, str):
+        raise TypeError(f"{name} is one string, a list of strings is needed: {call}")
+    if not isinstance(texts, Iterable):
+        raise TypeError(f"{name} is {type(texts).__name__}, a list of strings is needed: {call}")
+
+
+def check_tokenizer(tokenizer: object) -> None:
+    """Refuse what is no tokenizer of ours.
+
+    Raises:
+        TypeError: with what was got.
+    """
+    if not isinstance(tokenizer, MicroTransformerTokenizer):
+        raise TypeError(
+            f"tokenizer={tokenizer!r}, a MicroTransformerTokenizer is needed: "
+            "MicroTransformerTokenizer.from_pretrained(folder)"
+        )
 
 
 def check_text(text: object, name: str) -> None:

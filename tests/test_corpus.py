@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from mt_core import CorpusError, CorpusWarning, read_documents
 from mt_core.corpus import iterate_documents
-from mt_core.files import find_files
+from mt_core.files import find_files, is_packed, name_of, suffix_of
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -65,6 +65,12 @@ def test_windows_line_ends_give_the_same_pieces(tmp_path: Path, sample_by: str) 
     unix = list(read_documents(write(tmp_path, "unix.txt", POEM), sample_by=sample_by))
     windows = list(read_documents(write(tmp_path, "windows.txt", POEM.replace("\n", "\r\n")), sample_by=sample_by))
     assert [text.replace("\r\n", "\n") for text in windows] == unix
+
+
+def test_only_the_line_ends_around_a_piece_are_no_part_of_it(tmp_path: Path) -> None:
+    path = write(tmp_path, "a.txt", " a \r\nb\t\r\n \r\n\tc \n")
+    assert list(read_documents(path, sample_by="line")) == [" a ", "b\t", "\tc "]
+    assert list(read_documents(path, sample_by="paragraph")) == [" a \r\nb\t", "\tc "]
 
 
 def test_a_whole_file_keeps_its_line_ends(tmp_path: Path) -> None:
@@ -123,8 +129,21 @@ def test_a_folder_gives_its_corpus_files_by_name_and_a_pattern_whatever_fits(tmp
     for name in ("b/two.jsonl", "a.txt", "b/one.txt.gz", "b/notes.md", ".hidden/x.txt", "b/.x.txt", "c.json.zst"):
         write(tmp_path, name, json.dumps({"text": name}) if "json" in name else name)
     assert list(read_documents(tmp_path)) == ["a.txt", "b/one.txt.gz", "b/two.jsonl", "c.json.zst"]
+    assert list(read_documents(tmp_path / "*")) == ["a.txt", "c.json.zst"]  # without the folder b
     assert list(read_documents(tmp_path / "b" / "*")) == ["b/notes.md", "b/one.txt.gz", "b/two.jsonl"]
     assert list(read_documents([tmp_path / "**" / "*.txt", tmp_path / "a.t?t"])) == ["a.txt", "a.txt"]
+
+
+def test_stores_and_tokenizers_in_a_corpus_folder_are_no_text(tmp_path: Path) -> None:
+    write(tmp_path, "b/header.json", '{"text": "a header of hers"}')
+    for name in ("store/header.json", "store/token_ids.bin", "tokenizer.json", "t/tokenizer_config.json"):
+        write(tmp_path, name, "{\n")
+    for name in ("new.partial/1f.json", "new.partial/store/header.json", "new.partial/tokenizer/vocab.json"):
+        write(tmp_path, name, "{\n")
+    write(tmp_path, "x.partial/a.txt", "a text of hers")
+    assert list(read_documents(tmp_path)) == ["a header of hers", "a text of hers"]
+    named = write(tmp_path, "y.partial/a.json", '{"text": "in a folder that is named"}')
+    assert list(read_documents(named.parent)) == ["in a folder that is named"]
 
 
 def test_a_name_that_looks_like_a_pattern_is_a_name_if_there_is_such_a_file(tmp_path: Path) -> None:
@@ -158,6 +177,57 @@ def test_a_parquet_file_cut_short(tmp_path: Path, cut: int) -> None:
     path.write_bytes(path.read_bytes()[:-cut])
     with pytest.raises(CorpusError, match="is no readable Parquet file"):
         list(read_documents(path))
+
+
+class ServerFile(fsspec.spec.AbstractBufferedFile):
+    """A file far away, as fsspec has them: each line is looked for in a whole block."""
+
+    copied = 0
+
+    def _fetch_range(self, start: int, end: int) -> bytes:
+        if "breaks" in self.path:
+            raise ServerError("503, gone for lunch")
+        return LINES[start:end]
+
+    def read(self, length: int = -1) -> bytes:
+        found = super().read(length)
+        ServerFile.copied += len(found)
+        return found
+
+
+class ServerError(Exception):
+    """Servers have errors of their own, which are no OSError."""
+
+
+class Server(fsspec.AbstractFileSystem):
+    def info(self, path: str, **_: Any) -> dict[str, Any]:
+        if "closed" in path:
+            raise ServerError("403, forbidden")
+        return {"name": path, "size": len(LINES), "type": "file"}
+
+    def _open(self, path: str, mode: str = "rb", **_: Any) -> ServerFile:
+        return ServerFile(self, path, mode, block_size=1 << 14)
+
+
+LINES = b"".join(b'{"text": "line %d"}\n' % n for n in range(2000))
+
+
+def test_lines_of_a_url_are_read_in_one_go_and_errors_of_servers_told() -> None:
+    fsspec.register_implementation("server", Server, clobber=True)
+    ServerFile.copied = 0
+    assert len(list(read_documents("server://a.jsonl"))) == 2000
+    assert ServerFile.copied == len(LINES), "not a block for each line"
+    with pytest.raises(CorpusError, match=r"closed\.jsonl: cannot be reached \(403, forbidden\)"):
+        list(read_documents("server://closed.jsonl"))
+    with pytest.raises(CorpusError, match=r"breaks\.jsonl, line 1: cannot be read \(503, gone .*\): download it"):
+        list(read_documents("server://breaks.jsonl"))
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_what_a_web_server_is_asked_is_no_part_of_the_name(scheme: str) -> None:
+    url = f"{scheme}://a.org/b/stories.jsonl.gz?download=true&name=x.txt#top"
+    assert (name_of(url), suffix_of(url), is_packed(url)) == ("stories.jsonl.gz", ".jsonl", True)
+    assert suffix_of("s3://bucket/why?.txt") == suffix_of(Path("why?.txt")) == ".txt"
 
 
 def test_urls_are_read_through_fsspec() -> None:
@@ -216,6 +286,8 @@ BAD_RECORDS = {
     "two records on a line": (b'{"text": "a"} {"text": "b"}', "broken JSON (Extra data at character 15)"),
     "no field": (b'{"id": 1, "body": "a"}', "no field 'text' (found 'id', 'body')"),
     "no fields at all": (b"{}", "no field 'text' (found no fields)"),
+    "a list over several lines": (b"[", "JSON that goes on over several lines: write it as JSONL, one whole record a"),
+    "an object": (b'{"text": {"en": "a"}}', "field 'text' is an object, a string is needed"),
     "a number": (b'{"text": 5}', "field 'text' is a number, a string is needed"),
     "null": (b'{"text": null}', "field 'text' is a null, a string is needed"),
     "a list": (b'{"text": ["a"]}', "field 'text' is a list, a string is needed"),
@@ -326,6 +398,25 @@ def test_missing_files_are_named_before_anything_is_read(tmp_path: Path) -> None
         next(read_documents([good, tmp_path / "*.jsonl"]))
     with pytest.raises(ValueError, match="paths is empty"):
         next(read_documents([]))
+    with pytest.raises(ValueError, match="paths holds an empty name"):
+        next(read_documents([good, ""]))
+
+
+@pytest.mark.parametrize("text", ["Is it a cat?\nIt is.", "word " * 60], ids=["lines", "one long line"])
+def test_a_text_is_not_taken_for_the_name_of_a_file(text: str) -> None:
+    with pytest.raises(
+        ValueError, match=rf"{len(text)} characters of text; the name .*from_documents\(\[text\]"
+    ) as seen:
+        next(read_documents(text))
+    assert len(str(seen.value)) < 250
+
+
+@pytest.mark.parametrize("name", ["a.zip", "a.TAR", "a.tar.gz", "a.tgz", "a.jsonl.bz2", "a.txt.xz"])
+def test_archives_are_not_taken_for_text(tmp_path: Path, name: str) -> None:
+    write(tmp_path, name, "a .tar file of texts may well be valid UTF-8")
+    for path in (tmp_path / name, tmp_path / "*"):
+        with pytest.raises(CorpusError, match=rf"{name}: is an archive, or packed otherwise than .*: unpack it"):
+            next(read_documents(path))
 
 
 @pytest.mark.parametrize("wrong", [{"sample_by": "sentence"}, {"on_error": "ignore"}])

@@ -34,7 +34,7 @@ from mt_core.on_the_fly import TokenizedText, open_text
 starts_workers = pytest.mark.filterwarnings(r"ignore:This DataLoader will create \d worker processes:UserWarning")
 CHUNKINGS = ["contiguous", "per_document", "sliding", "packed"]
 # Blank lines with and without white space, a record of blanks, Windows line ends, no line end at the end.
-PLAIN = "one line\n\n \nnext paragraph\nof two lines\r\n\r\n\t \n\nGröße 你好 🙂\n\nthe last"
+PLAIN = "one line \n\n \nnext paragraph\nof two lines\r\n\r\n\t \n\nGröße 你好 🙂\n\nthe last"
 
 
 @pytest.fixture
@@ -161,6 +161,20 @@ def test_it_travels_as_a_few_kilobytes(
     assert len(sent) < 4000 and same(again[7], dataset[7])
 
 
+def test_a_worker_opens_the_index_without_reading_all_of_it(
+    tokenizer: MicroTransformerTokenizer, write_jsonl: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    corpus = open_text(write_jsonl("train.jsonl", ["abcd", "efgh"]), tokenizer)
+    sent, folder, wanted = pickle.dumps(corpus), corpus.path, corpus.document(1).tolist()
+    assert folder is not None
+    del corpus  # Windows does not cut a file that is mapped
+    monkeypatch.setattr(text_index, "file_sha256", lambda _: pytest.fail("hashed again"))
+    assert pickle.loads(sent).document(1).tolist() == wanted
+    os.truncate(folder / "document_places.bin", 16)
+    with pytest.raises(StoreError, match="is not a whole index of a text file"):
+        pickle.loads(sent)
+
+
 def test_the_index_is_made_once_and_holds_no_text(
     tokenizer: MicroTransformerTokenizer, write_jsonl: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -239,6 +253,21 @@ def test_a_file_that_has_changed(tokenizer: MicroTransformerTokenizer, write_jso
         other[0]
 
 
+def test_a_file_that_changes_while_it_is_indexed(
+    tokenizer: MicroTransformerTokenizer, write_jsonl: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, write = write_jsonl("train.jsonl", ["abcd"]), module.write_index
+
+    def write_and_change(*arguments: Any) -> None:
+        write(*arguments)
+        os.utime(path, ns=(1, 1))
+
+    monkeypatch.setattr(module, "write_index", write_and_change)
+    with pytest.raises(CorpusError, match=r"train\.jsonl: was changed while it was being indexed: open it again"):
+        open_text(path, tokenizer)
+    assert not (path.parent / ".mt_cache").exists()
+
+
 def test_a_document_that_counts_otherwise_than_indexed(
     tokenizer: MicroTransformerTokenizer, write_jsonl: Callable[..., Path]
 ) -> None:
@@ -255,7 +284,7 @@ def test_a_document_too_large_to_read_for_each_row(
     tokenizer: MicroTransformerTokenizer, plain: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(text_index, "_LARGEST_DOCUMENT", 35)
-    with pytest.raises(CorpusError, match=r"line 1: a document of 76 bytes.* pass sample_by='paragraph' or 'line', or"):
+    with pytest.raises(CorpusError, match=r"line 1: a document of 77 bytes.* pass sample_by='paragraph' or 'line', or"):
         open_text(plain, tokenizer)
     open_text(plain, tokenizer, sample_by="line")
     monkeypatch.setattr(text_index, "_LARGEST_DOCUMENT", 20)

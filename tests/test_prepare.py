@@ -3,6 +3,7 @@
 import concurrent.futures
 import gzip
 import json
+import multiprocessing
 import os
 import shutil
 import signal
@@ -11,7 +12,8 @@ import sys
 import time
 import tracemalloc
 from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 from helpers import is_alive
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from mt_core import (
@@ -41,6 +43,7 @@ from mt_core import (
 from mt_core import cache as cache_module
 from mt_core.bulk import BulkEncoder
 from mt_core.cache import open_corpus
+from mt_core.on_the_fly import open_text
 
 FILES = ["document_ends.bin", "header.json", "token_ids.bin"]
 StartScript = Callable[..., subprocess.Popen[str]]
@@ -138,6 +141,7 @@ texts = st.lists(st.text("ab é你\u3000\n\t\r'", max_size=30), min_size=1, max_
 
 @given(texts=texts, step=st.integers(2, 40), kind=st.sampled_from(["jsonl", "line", "paragraph", "document"]))
 @settings(max_examples=50)
+@example(texts=["\ufeffa"], step=2, kind="line")  # a byte order mark is one where a file begins, not where a unit does
 def test_any_cut_gives_the_documents_that_are_read(
     tokenizer: MicroTransformerTokenizer,
     tmp_path_factory: pytest.TempPathFactory,
@@ -170,6 +174,20 @@ def test_a_unit_has_no_say_in_what_is_written(
     monkeypatch.setattr(units, "UNIT_BYTES", 64)
     many = prepare_corpus(long_corpus, long_corpus.parent / "many", tokenizer)
     assert one.path and many.path and contents(one.path) == contents(many.path)
+
+
+def test_a_part_is_known_by_all_that_it_was_made_from() -> None:
+    """Taken up for another field, tokenizer or kind of document, it would be another text without a word."""
+    rules = units.Rules(is_jsonl=None, text_field="text", sample_by="line", on_error="raise", tokenizer_hash="a")
+    unit = units.Unit(number=1, file_number=0, file=Path("a"), stamp="s", kind="jsonl", start=64, end=128, cost=64)
+    others = [replace(unit, **{name: value}) for name, value in OTHER_UNIT.items()]
+    keys = [other.key(rules) for other in (unit, *others)]
+    keys += [unit.key(replace(rules, text_field="body")), unit.key(replace(rules, tokenizer_hash="b"))]
+    assert len(set(keys)) == len(keys) == 8
+    assert replace(unit, number=5, file_number=2).key(replace(rules, on_error="skip")) == keys[0]
+
+
+OTHER_UNIT: dict[str, Any] = {"file": Path("b"), "stamp": "t", "kind": "line", "start": 65, "end": None}
 
 
 def test_beyond_a_number_of_units_they_grow(
@@ -222,12 +240,37 @@ def test_any_executor_does_the_work(
     assert store.path and contents(store.path) == wanted
 
 
+def test_an_interrupt_is_answered_by_the_parent_alone() -> None:
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, context, initializer=prepare._follow_parent) as pool:
+        assert pool.submit(signal.getsignal, signal.SIGINT).result(timeout=60) == signal.SIG_IGN
+
+
 @pytest.mark.parametrize("wrong", [0, -1, 1.5, True])
 def test_num_workers_is_a_whole_number_from_1(
     tokenizer: MicroTransformerTokenizer, corpus: Path, tmp_path: Path, wrong: Any
 ) -> None:
     with pytest.raises(ValueError, match=f"num_workers={wrong!r}: a whole number from 1 is needed"):
         prepare_corpus(corpus, tmp_path / "store", tokenizer, num_workers=wrong)
+
+
+@pytest.mark.parametrize(
+    "wrong, needed",
+    [
+        ({"executor": "tcp://scheduler"}, r"executor='tcp://scheduler', a concurrent\.futures\.Executor.*get_executor"),
+        ({"tokenizer": "data/tokenizer"}, r"tokenizer='data/tokenizer', a MicroTransformerTokenizer.*from_pretrained"),
+    ],
+)
+def test_what_only_looks_like_a_tokenizer_or_an_executor(
+    tokenizer: MicroTransformerTokenizer, corpus: Path, wrong: dict[str, Any], needed: str
+) -> None:
+    with pytest.raises(TypeError, match=needed):
+        prepare_corpus(corpus, corpus.parent / "store", **({"tokenizer": tokenizer} | wrong))
+    if "tokenizer" in wrong:
+        for use in (open_corpus, open_text, lambda path, other: TokenStore.from_documents(["a"], other)):
+            with pytest.raises(TypeError, match=needed):
+                use(corpus, wrong["tokenizer"])
+    assert names(corpus.parent) == ["train.jsonl"]
 
 
 def test_a_small_corpus_starts_no_process(
@@ -275,6 +318,18 @@ def test_files_without_text(tokenizer: MicroTransformerTokenizer, tmp_path: Path
     with pytest.raises(StoreError, match=r"no text found \(empty, or white space alone\)"):
         prepare_corpus(path, tmp_path / "store", tokenizer)
     assert names(tmp_path) == [path.name]
+
+
+def test_files_whose_records_were_all_skipped_are_not_called_empty(
+    tokenizer: MicroTransformerTokenizer, corpus: Path
+) -> None:
+    """As with the name of another field, which the first record tells."""
+    needed = (
+        r"no text found: skipped 5 bad records; the first is .*train\.jsonl, line 1: no field 'body' \(found 'text'\)"
+    )
+    with pytest.raises(StoreError, match=needed):
+        prepare_corpus(corpus, corpus.parent / "store", tokenizer, text_field="body", on_error="skip")
+    assert names(corpus.parent) == ["train.jsonl"]
 
 
 class Bar:
@@ -359,6 +414,20 @@ def test_a_full_disk_leaves_nothing_behind_of_a_small_corpus(
     assert names(corpus.parent) == ["train.jsonl"]
 
 
+@pytest.mark.parametrize("many", [False, True])
+def test_what_comes_after_a_bad_record_is_not_waited_for(
+    tokenizer: MicroTransformerTokenizer, long_corpus: Path, small_units: int, monkeypatch: Any, many: bool
+) -> None:
+    long_corpus.write_bytes(b"bad\n" + long_corpus.read_bytes())
+    encode, seen = shards.encode_unit, []
+    for module in (prepare, shards):
+        monkeypatch.setattr(module, "encode_unit", lambda *a: seen.append(a) or encode(*a))
+    monkeypatch.setattr(prepare, "_IN_FLIGHT", 2)
+    with pytest.raises(CorpusError, match=r"line 1: broken JSON"), ThreadPoolExecutor(1) as executor:
+        prepare_corpus(long_corpus, long_corpus.parent / "store", tokenizer, executor=executor if many else None)
+    assert len(seen) <= 3  # of more than 30: those that were on their way
+
+
 def test_what_was_done_before_the_disk_was_full_is_not_done_again(
     tokenizer: MicroTransformerTokenizer, long_corpus: Path, small_units: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -373,6 +442,20 @@ def test_what_was_done_before_the_disk_was_full_is_not_done_again(
     monkeypatch.setattr(prepare, "encode_unit", lambda *_: pytest.fail("tokenized again"))
     prepare_corpus(long_corpus, store, tokenizer).verify()
     assert names(store.parent) == ["long.jsonl", "store"]
+
+
+def test_a_store_may_lie_in_the_folder_of_its_corpus(
+    tokenizer: MicroTransformerTokenizer, long_corpus: Path, small_units: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither its parts, on the way, nor it are text for a store that is made later."""
+    folder = long_corpus.parent
+    with monkeypatch.context() as patch:
+        patch.setattr(prepare, "rename_folder", full_disk)
+        with pytest.raises(StoreError, match="the same call goes on from there"):
+            prepare_corpus(folder, folder / "store", tokenizer)
+    assert (folder / "store.partial").is_dir()
+    made = [prepare_corpus(folder, folder / name, tokenizer).fingerprint() for name in ("store", "again")]
+    assert made[0] == made[1] and names(folder) == ["again", "long.jsonl", "store"]
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "paragraph", "line", "document"])
@@ -404,11 +487,11 @@ def test_a_bad_file_among_good_ones_costs_itself(
 ) -> None:
     """A document in many pieces, one of them bad, goes whole."""
     bad = b"bad " * 20 + b"\xff " + b"bad " * 20
-    for name, text in {"a.txt": b"good " * 40, "b.txt": bad, "c.txt": b"end " * 40}.items():
+    for name, text in {"a.txt": b"good \n" * 40, "b.txt": bad, "c.txt": b"end " * 40}.items():
         (tmp_path / name).write_bytes(text)
     with pytest.warns(CorpusWarning, match=r"skipped 1 bad record; the first is .*b\.txt, line 1: "):
         store = prepare_corpus(tmp_path / "*.txt", tmp_path / "store", tokenizer, on_error="skip")
-    assert [tokenizer.decode(store.document(d)) for d in range(2)] == ["good " * 40, "end " * 40]
+    assert [tokenizer.decode(store.document(d)) for d in range(2)] == ["good \n" * 40, "end " * 40]
     assert [source["documents"] for source in store.header["sources"]] == [1, 0, 1]
 
 
@@ -443,9 +526,33 @@ def test_a_file_that_may_not_be_read(
     real = Path.open
     with monkeypatch.context() as patch:
         patch.setattr(Path, "open", lambda path, *mode: (refused if path == corpus else real)(path, *mode))
-        with pytest.raises(CorpusError, match=r"train\.jsonl, line 1: cannot be read \(Permission denied\)"):
-            prepare_corpus(corpus, corpus.parent / "store", tokenizer)
+        for prepare_it in (prepare_corpus, lambda file, _, tokenizer: open_corpus(file, tokenizer)):
+            with pytest.raises(CorpusError, match=r"train\.jsonl, line 1: cannot be read \(Permission denied\)"):
+                prepare_it(corpus, corpus.parent / "store", tokenizer)
     assert names(corpus.parent) == ["train.jsonl"]
+
+
+class FarAway(Executor):
+    """Works in another folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def submit(self, work: Callable, /, *arguments: Any, **more: Any) -> Future:
+        future: Future = Future()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(self.folder)
+            future.set_result(work(*arguments, **more))
+        return future
+
+
+def test_a_worker_may_run_in_another_folder(
+    tokenizer: MicroTransformerTokenizer, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(corpus.parent)
+    store = prepare_corpus(corpus.name, "store", tokenizer, executor=FarAway(tmp_path / "elsewhere"))
+    assert store.n_documents == 5 and store.path == tmp_path / "store"
 
 
 class DyingExecutor(Executor):
@@ -481,6 +588,22 @@ def test_a_machine_that_does_not_share_the_folder_says_so(
     with ThreadPoolExecutor(1) as executor:
         with pytest.raises(StoreError, match=r"cannot write .*a worker does not see this folder: all machines must"):
             prepare_corpus(corpus, tmp_path / "store", tokenizer, executor=executor)
+
+
+def test_a_folder_that_holds_another_tokenizer_meanwhile(
+    tokenizer: MicroTransformerTokenizer, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its ids would be others, in a store that promises those of the first."""
+    other, run_unit = MicroTransformerTokenizer.train(["another"], vocab_size=260), prepare.run_unit
+
+    def run_late(unit: units.Unit, rules: units.Rules, folder: str) -> shards.Shard:
+        other.save_pretrained(Path(folder) / "tokenizer")
+        return run_unit(unit, rules, folder)
+
+    monkeypatch.setattr(prepare, "run_unit", run_late)
+    with ThreadPoolExecutor(1) as executor, pytest.raises(RuntimeError, match="holds another tokenizer than the one"):
+        prepare_corpus(corpus, tmp_path / "store", tokenizer, executor=executor)
+    assert not (tmp_path / "store").exists()
 
 
 # -- going on after a kill ----------------------------------------------------------------------------------
@@ -655,8 +778,12 @@ def test_two_processes_that_start_at_once_share_one_whole_store(
 
 
 def test_a_second_run_waits_for_the_first_and_then_says_what_is_there(
-    tokenizer: MicroTransformerTokenizer, corpus: Path, monkeypatch: pytest.MonkeyPatch
+    tokenizer: MicroTransformerTokenizer,
+    corpus: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    monkeypatch.setattr(locks, "_SAY_AFTER_SECONDS", 0.1)
     store, rename = corpus.parent / "store", prepare.rename_folder
     with ThreadPoolExecutor(1) as other:
         started: list[Future] = []
@@ -672,6 +799,10 @@ def test_a_second_run_waits_for_the_first_and_then_says_what_is_there(
         with pytest.raises(StoreError, match="exists already: open it"):
             started[0].result(timeout=60)
     assert names(corpus.parent) == ["store", "train.jsonl"]
+    said = capsys.readouterr().err.splitlines()
+    assert [line for line in said if "waiting" in line] == [
+        f"waiting for another process that works in {store}.partial"
+    ]
 
 
 @pytest.mark.skipif(os.name != "posix", reason="Windows does not remove a file that is open")
@@ -695,6 +826,43 @@ def test_a_file_is_tokenized_once_and_kept_beside_it(
     assert first.path is not None and first.path.parent == corpus.parent / ".mt_cache"
     monkeypatch.setattr(cache_module, "prepare_corpus", lambda *_, **__: pytest.fail("tokenized again"))
     assert open_corpus(str(corpus), tokenizer).path == first.path
+
+
+def test_parts_that_no_later_run_would_take_up_are_not_kept_in_the_cache(
+    tokenizer: MicroTransformerTokenizer, tmp_path: Path, small_units: int
+) -> None:
+    """Mended, or read with `on_error="skip"`, the file has another place in the cache."""
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b'{"text": "fine"}\n' * 20 + b"bad\n")
+    with pytest.raises(CorpusError, match=r"a\.jsonl, line 21: broken JSON") as caught:
+        open_corpus(path, tokenizer)
+    assert names(tmp_path) == ["a.jsonl"] and not hasattr(caught.value, "__notes__")
+
+
+def test_parts_of_a_url_are_kept_as_its_server_may_answer_next_time(
+    tokenizer: MicroTransformerTokenizer, tmp_path: Path, small_units: int
+) -> None:
+    memory = fsspec.filesystem("memory")
+    memory.pipe("/a.jsonl", b'{"text": "fine"}\n' * 20 + b"bad\n")
+    with pytest.raises(CorpusError, match="line 21: broken JSON"):
+        open_corpus("memory://a.jsonl", tokenizer, cache_dir=tmp_path)
+    memory.rm("/a.jsonl")
+    (folder,) = tmp_path.iterdir()
+    assert folder.suffix == ".partial" and list(folder.glob("*.json"))
+
+
+@pytest.mark.parametrize("open_it", [open_corpus, open_text])
+def test_what_was_read_by_other_rules_is_not_opened(
+    tokenizer: MicroTransformerTokenizer, tmp_path: Path, open_it: Callable
+) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b'{"en": "one", "de": "eins"}\nbad\n')
+    for field, text in (("en", "one"), ("de", "eins")):
+        with pytest.warns(CorpusWarning, match="skipped 1"):
+            opened = open_it(path, tokenizer, text_field=field, on_error="skip")
+        assert tokenizer.decode(opened.document(0)) == text
+        with pytest.raises(CorpusError, match="line 2: broken JSON"):
+            open_it(path, tokenizer, text_field=field)
 
 
 def test_the_cache_is_of_one_file(tokenizer: MicroTransformerTokenizer, corpus: Path, write_jsonl: Callable) -> None:

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -97,8 +98,27 @@ def test_what_is_no_stream_of_ids_is_refused(token_ids: list, reason: str) -> No
         TokenStore.from_token_ids(token_ids, vocab_size=10)
 
 
-@pytest.mark.parametrize("ends", [[2], [2, 4], [2, 2, 3], [3, 2, 3], [0, 3], [-1, 3], []])
-def test_document_ends_must_increase_to_the_end(ends: list[int]) -> None:
+def test_rows_are_not_taken_for_a_stream() -> None:
+    with pytest.raises(StoreError, match=r"rows of different lengths, one stream .*join them.* document_ends="):
+        TokenStore.from_token_ids([[1, 2], [3]], vocab_size=10)  # type: ignore[list-item]
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"vocab_size": 0}, {"vocab_size": "10"}, {"vocab_size": 10.0}, {"pad_token_id": 10}, {"pad_token_id": -1}]
+)
+def test_a_vocabulary_that_cannot_be(wrong: dict) -> None:
+    with pytest.raises(ValueError, match=f"{next(iter(wrong))}="):
+        TokenStore.from_token_ids([1, 2], **({"vocab_size": 10} | wrong))
+
+
+def test_sizes_of_numpy_are_numbers_like_others() -> None:
+    """`vocab_size=ids.max() + 1` comes as one; it could not be written as JSON."""
+    one, other = (TokenStore.from_token_ids([1, 2], vocab_size=size) for size in (3, np.int64(3)))
+    assert one.fingerprint() == other.fingerprint()
+
+
+@pytest.mark.parametrize("ends", [[2], [2, 4], [2, 2, 3], [3, 2, 3], [0, 3], [-1, 3], [], 3, [[3]], [1.5, 3], "3"])
+def test_document_ends_must_increase_to_the_end(ends: Any) -> None:
     with pytest.raises(StoreError, match="document_ends must increase and end at 3"):
         TokenStore.from_token_ids([5, 6, 7], vocab_size=10, document_ends=ends)
 
@@ -193,6 +213,23 @@ def test_a_header_that_cannot_be_true_is_refused(store_folder: Path, change: dic
     file.write_text(json.dumps(json.loads(file.read_text(encoding="utf-8")) | change), encoding="utf-8")
     with pytest.raises(StoreError, match=r"header\.json"):
         TokenStore.open(store_folder)
+
+
+@pytest.mark.parametrize("patched", ["Path.read_text", "numpy.memmap"])
+def test_a_store_that_may_not_be_read_is_not_called_damaged(
+    store_folder: Path, monkeypatch: pytest.MonkeyPatch, patched: str
+) -> None:
+    def refused(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(patched.replace("Path", "pathlib.Path"), refused)
+    with pytest.raises(StoreError, match=r"cannot be read \(Permission denied\)"):
+        TokenStore.open(store_folder)
+
+
+def test_a_file_of_a_store_is_not_its_folder(store_folder: Path) -> None:
+    with pytest.raises(StoreError, match=r"header\.json is not a token store \(a file, not its folder\)"):
+        TokenStore.open(store_folder / "header.json")
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", "[" * 100_000])

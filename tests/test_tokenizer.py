@@ -6,8 +6,11 @@ import string
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
@@ -64,6 +67,11 @@ def test_a_merge_worked_out_by_hand() -> None:
     assert [tokenizer.token_bytes()[i] for i in (260, 261, 262)] == [b"ab", b"abab", b" abab"]
     assert tokenizer.encode("abab abab")["input_ids"] == [1, 261, 262, 2]
     assert tokenizer.encode("ababab")["input_ids"] == [1, 261, 260, 2]
+
+
+def test_pairs_seen_less_often_than_min_frequency_are_not_merged() -> None:
+    tokenizer = MicroTransformerTokenizer.train(["abab abab"] * 2, vocab_size=263, min_frequency=3)
+    assert tokenizer.merges == [("a", "b"), ("ab", "ab")] and len(tokenizer) == 262
 
 
 def test_encode_gives_three_lists_of_one_length(tokenizer: MicroTransformerTokenizer) -> None:
@@ -194,6 +202,21 @@ def test_save_and_load_give_the_same_tokenizer(
         assert [loaded.token_ids(text) for text in sentences] == [tokenizer.token_ids(text) for text in sentences]
 
 
+def test_a_file_that_says_to_cut_or_pad_texts_does_neither(
+    tokenizer: MicroTransformerTokenizer, sentences: list[str], tmp_path: Path
+) -> None:
+    """Other programs save what they were set to."""
+    tokenizer.save_pretrained(tmp_path)
+    rules = json.loads((tmp_path / "tokenizer.json").read_text(encoding="utf-8"))
+    rules["truncation"] = {"direction": "Right", "max_length": 4, "strategy": "LongestFirst", "stride": 0}
+    rules["padding"] = {"strategy": {"Fixed": 99}, "direction": "Right", "pad_to_multiple_of": None}
+    rules["padding"] |= {"pad_id": 0, "pad_type_id": 0, "pad_token": "[PAD]"}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(rules), encoding="utf-8")
+    loaded = MicroTransformerTokenizer.from_pretrained(tmp_path)
+    assert loaded.encode_batch(sentences) == tokenizer.encode_batch(sentences)
+    assert loaded.fingerprint() == tokenizer.fingerprint()
+
+
 @pytest.fixture(scope="module")
 def auto(tokenizer: MicroTransformerTokenizer, tmp_path_factory: pytest.TempPathFactory) -> AutoTokenizer:
     folder = tmp_path_factory.mktemp("auto")
@@ -225,6 +248,11 @@ def test_fewer_entries_than_bytes_and_special_tokens_are_refused(vocab_size: int
         MicroTransformerTokenizer.train(["some text"], vocab_size=vocab_size)
 
 
+def test_a_vocabulary_that_no_memory_would_hold_is_refused() -> None:
+    with pytest.raises(TokenizerError, match="vocab_size=16777217 is too large: at most 16,777,216"):
+        MicroTransformerTokenizer.train(["some text"], vocab_size=(1 << 24) + 1)
+
+
 def test_260_entries_are_enough_for_every_string() -> None:
     smallest = MicroTransformerTokenizer.train(["some text, some text"], vocab_size=260)
     assert len(smallest) == 260 and smallest.merges == []
@@ -234,6 +262,8 @@ def test_260_entries_are_enough_for_every_string() -> None:
 def test_training_wants_a_list_of_strings() -> None:
     with pytest.raises(TypeError, match=r"one string.*train\(\[text\]"):
         MicroTransformerTokenizer.train("one long text", vocab_size=300)
+    with pytest.raises(TypeError, match=r"texts is NoneType, a list of strings is needed: train\(\[text\]"):
+        MicroTransformerTokenizer.train(None, vocab_size=300)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="text number 1 is int, a string is needed"):
         MicroTransformerTokenizer.train(["one", 2], vocab_size=300)  # type: ignore[list-item]
     for nothing in ([], ["", ""]):
@@ -257,6 +287,18 @@ def test_the_repair_that_the_surrogate_error_names_works(tokenizer: MicroTransfo
 def test_one_string_is_not_a_batch(tokenizer: MicroTransformerTokenizer) -> None:
     with pytest.raises(TypeError, match="one string"):
         tokenizer.encode_batch("text")
+
+
+@pytest.mark.parametrize("wrong", ["text", 5, None, {"input_ids": [1]}, [[1, 2]], [65.0], ["5"], np.zeros((2, 3), int)])
+def test_what_is_no_row_of_ids_is_refused(tokenizer: MicroTransformerTokenizer, wrong: Any) -> None:
+    with pytest.raises(TypeError, match=r"(?s)ids=.*whole numbers is needed.*of a batch one row, decode\(batch\["):
+        tokenizer.decode(wrong)
+
+
+def test_ids_of_any_kind_are_decoded(tokenizer: MicroTransformerTokenizer) -> None:
+    ids = tokenizer.encode("The cat")["input_ids"]
+    for kind in (tuple, iter, np.array, torch.tensor, lambda ids: np.array(ids, np.uint16)):
+        assert tokenizer.decode(kind(ids)) == "The cat"
 
 
 @pytest.mark.parametrize("wrong", [-1, 320, 10**6])
@@ -288,4 +330,33 @@ def test_another_kind_of_tokenizer_is_refused(
 def test_a_damaged_tokenizer_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text('{"version": "1.0", ', encoding="utf-8")
     with pytest.raises(TokenizerError, match="is not a tokenizer file"):
+        MicroTransformerTokenizer.from_pretrained(tmp_path)
+
+
+def test_a_folder_that_cannot_hold_a_tokenizer(
+    tokenizer: MicroTransformerTokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    for wrong in (None, 3):
+        with pytest.raises(ValueError, match=rf"path={wrong}, the name of a file or folder is needed"):
+            tokenizer.save_pretrained(wrong)  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match=rf"path={wrong}, the name of a file or folder is needed"):
+            MicroTransformerTokenizer.from_pretrained(wrong)  # type: ignore[arg-type]
+    monkeypatch.setattr("os.replace", full)
+    with pytest.raises(OSError, match="No space left"):
+        tokenizer.save_pretrained(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_tokenizer_file_that_may_not_be_read(
+    tokenizer: MicroTransformerTokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    tokenizer.save_pretrained(tmp_path)
+    monkeypatch.setattr(Path, "read_text", refused)
+    with pytest.raises(TokenizerError, match=r"tokenizer\.json cannot be read \(Permission denied\)"):
         MicroTransformerTokenizer.from_pretrained(tmp_path)
