@@ -87,6 +87,74 @@ def test_rows_by_length_share_a_budget_of_tokens(files):
     assert max(batch["input_ids"].numel() for batch in result.train_loader) <= 400
 
 
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({}, "3 of 4 rows, 192 tokens"),
+        ({"training": TrainConfig(max_steps=3, accumulate=2)}, "3 of 8 rows, 384 tokens"),
+        ({"token_budget": 400, "seq_length": 122, "chunking": "per_document"}, "3 of up to 400 tokens, "),
+    ],
+)
+def test_the_summary_says_what_a_step_takes(files, changes, words):
+    assert dict(summary(run(settings(files, **changes), progress=False)))["steps"].startswith(words)
+
+
+def words_of(settings) -> list[str]:
+    places = [("train", settings.train), ("val", settings.val), ("out", settings.out)]
+    return [word for name, path in places for word in (f"--{name}", str(path))]
+
+
+SMALL = ["--seq-length", "16", "--n-layer", "1", "--batch-size", "4", "--max-steps", "3", "--warmup-steps", "1"]
+
+
+def test_a_refused_run_leaves_the_tokenizer_of_the_one_that_is_there(files, capsys):
+    command = [*words_of(settings(files)), *SMALL]
+    main([*command, "--vocab-size", "300"])
+    before = {p: p.read_bytes() for p in (files / "run").rglob("*") if p.is_file()}
+    words = r"run with another tokenizer \(it has 300 entries, this one 310\): resume with the same tokenizer"
+    with pytest.raises(SystemExit, match=words):
+        main([*command, "--vocab-size", "310"])
+    assert {p: p.read_bytes() for p in (files / "run").rglob("*") if p.is_file()} == before
+    (files / "run" / "log.jsonl").unlink()
+    with pytest.raises(SystemExit, match=r"a finished run, but not its records, .*log.jsonl: copy that file back, or"):
+        main([*command, "--vocab-size", "300"])
+
+
+def test_a_file_in_place_of_the_run_directory_is_refused_in_one_line(files):
+    (files / "run").write_text("a file", encoding="utf-8")
+    with pytest.raises(SystemExit, match=r"error: out='.*run' is a file, the name of a folder is needed"):
+        main(words_of(settings(files)))
+    (files / "below").write_text("a file", encoding="utf-8")
+    with pytest.raises(SystemExit, match=r"error: \[Errno"):  # whatever else the disk refuses
+        main([*words_of(settings(files, out=files / "below" / "run")), "--vocab-size", "300"])
+
+
+@pytest.mark.parametrize(
+    ("problem", "words"),
+    [
+        (
+            torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB. And so on"),
+            "memory: halve --batch-size",
+        ),
+        (KeyboardInterrupt(), "goes on from .*step-00000002"),
+    ],
+)
+def test_what_stops_a_run_is_said_in_one_line(problem, words, files, monkeypatch):
+    command = [*words_of(settings(files)), *SMALL, "--vocab-size", "300", "--checkpoint-every", "2"]
+
+    def stopped(*args, **named):
+        raise problem
+
+    with monkeypatch.context() as patched:
+        patched.setattr("mt_core.training.evaluate", stopped)  # after the last step
+        with pytest.raises(SystemExit, match=words):
+            main(command)
+        patched.setattr("mt_core.training.shortened", stopped)
+        with pytest.raises(SystemExit, match="no checkpoint yet" if isinstance(problem, KeyboardInterrupt) else words):
+            main([*command, "--out", str(files / "other")])
+    main(command)
+
+
 def test_speed_is_that_of_the_second_half():
     counts = [(100, 10.0), (200, 11.0), (300, 12.0), (400, 13.0)]  # the first step took ten seconds
     steps = [

@@ -122,6 +122,15 @@ def test_what_cannot_work_ends_in_one_line(arguments: list[str], words: str) -> 
     assert words in str(caught.value) and str(caught.value).startswith("error: ")
 
 
+def test_a_run_that_is_stopped_says_that_nothing_was_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    def stopped(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(record_run, "record_run", stopped)
+    with pytest.raises(SystemExit, match="stopped; nothing was recorded"):
+        record_run.main([])
+
+
 # -- the largest batch -----------------------------------------------------------------------------------------------
 
 
@@ -174,6 +183,24 @@ def test_measured_steps_are_those_of_fit(rows: TransformerDataset) -> None:
     for _ in range(3):
         step(next(batches))
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
+
+
+def test_a_new_model_is_compiled_for_the_size_of_its_own_batches() -> None:
+    """Not for any size, which PyTorch would do if it remembered the sizes of the model before."""
+    sizes: list[Any] = []
+
+    def compiler(graph: Any, inputs: list[Any]) -> Any:
+        sizes.append([type(value) for value in inputs if not isinstance(value, torch.Tensor)])
+        return graph
+
+    for rows in (16, 8):
+        torch.compile(double, backend=compiler)(torch.ones(rows, 4))
+        step_speed.release_memory()
+    assert sizes == [[], []]
+
+
+def double(x: torch.Tensor) -> torch.Tensor:
+    return x + x
 
 
 def test_too_few_rows_to_measure_are_refused(rows: TransformerDataset) -> None:
