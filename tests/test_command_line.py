@@ -120,6 +120,12 @@ def test_a_refused_run_leaves_the_tokenizer_of_the_one_that_is_there(files, caps
         main([*command, "--vocab-size", "300"])
 
 
+def test_a_store_without_its_tokenizer_is_refused_in_one_line(files):
+    (files / "store").mkdir()
+    with pytest.raises(SystemExit, match=r"store' is a folder: of a token store the tokenizer .* with --tokenizer"):
+        main(words_of(settings(files, train=files / "store")))
+
+
 def test_a_file_in_place_of_the_run_directory_is_refused_in_one_line(files):
     (files / "run").write_text("a file", encoding="utf-8")
     with pytest.raises(SystemExit, match=r"error: out='.*run' is a file, the name of a folder is needed"):
