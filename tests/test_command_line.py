@@ -12,6 +12,7 @@ from mt_core.flops import flops_per_token
 from mt_core.lab.stories import write_corpus
 from mt_core.records import History, Step
 from mt_core.training import TrainConfig
+from mt_core.workers import choose_workers
 
 
 @pytest.fixture
@@ -45,6 +46,19 @@ def test_a_preset_is_the_shape_and_single_settings_change_it(files):
     saved = json.loads((files / "run" / "settings.json").read_text(encoding="utf-8"))
     assert saved["model"]["n_embd"] == 64 and saved["preset"] == "5m"
     MicroTransformer(**saved["model"]).load_state_dict(result.model.state_dict())
+
+
+def test_the_seed_chooses_weights_and_order_and_workers_are_those_asked_for(files, monkeypatch):
+    given = []
+    monkeypatch.setattr("mt_core.command_line.fit", lambda model, train, *_, **__: given.append((model, train)))
+    for number, seed in enumerate((0, 0, 1)):
+        with pytest.raises(AttributeError):  # nothing is trained here
+            run(settings(files, seed=seed, num_workers=number, out=files / f"{number}"), progress=False)
+    weights = [model.embed_tokens.weight for model, _ in given]
+    orders = [torch.cat([batch["input_ids"] for batch in train]) for _, train in given]
+    for found in (weights, orders):
+        assert torch.equal(found[0], found[1]) and not torch.equal(found[0], found[2])
+    assert [train.num_workers for _, train in given] == [choose_workers(n).num_workers for n in range(3)]
 
 
 def test_an_export_is_of_the_last_step_and_stays_when_the_command_is_given_again(files):
@@ -177,3 +191,14 @@ def test_the_share_of_the_peak_is_said_where_the_peak_is_known(files, monkeypatc
     peak = tokens_per_second(result.history) * flops_per_token(result.model.config, 16) * 4
     monkeypatch.setattr("mt_core.command_line.peak_flops", lambda name, dtype: peak)
     assert dict(summary(result))["MFU"] == "25.0% of the peak of cpu"
+    monkeypatch.setenv("WORLD_SIZE", "5")  # the speed is that of all, the peak that of one
+    assert dict(summary(result))["MFU"] == "5.0% of the peak of cpu"
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_the_peak_is_that_of_the_type_that_is_computed_in(precision, files, monkeypatch):
+    training = TrainConfig(max_steps=2, precision=precision)
+    result, asked = run(settings(files, training=training), progress=False), []
+    monkeypatch.setattr("mt_core.command_line.peak_flops", lambda name, dtype: asked.append(dtype))
+    summary(result)
+    assert asked == [getattr(torch, precision)]

@@ -14,6 +14,7 @@ import torch
 from mt_core import MicroTransformer, TokenStore, TrainConfig, TransformerDataset
 from mt_core.lab import generated_code, record_files, record_run, recorded, step_speed
 from mt_core.lab.record_run import RecordSettings
+from mt_core.records import Step
 
 SOURCE = "import os\n\n\ndef add_{n}(a, b):\n    return a + b + {n}\n\n\nprint(add_{n}(1, 2))\n"
 
@@ -95,6 +96,15 @@ def test_its_page_tells_the_command_and_how_far_the_aims_were_reached(settings: 
     figures = {"mfu": 0.5, "stall": 0.02, "packed_ratio": 0.9}
     assert [line.endswith("is reached") for line in record_files.verdicts(figures)] == [True, False, True]
     assert record_files.command(RecordSettings()) == "python -m mt_core.lab.record_run"
+
+
+@pytest.mark.parametrize(
+    ("n", "written"), [(1000, range(1, 1001)), (1001, range(2, 1001, 2)), (2500, range(3, 2501, 3))]
+)
+def test_a_long_curve_is_thinned_evenly(n: int, written: range) -> None:
+    one = Step(step=1, epoch=0, loss=1.0, learning_rate=0.1, gradient_norm=1.0, tokens=8, seconds=1.0)
+    table = record_files.curve([replace(one, step=i) for i in range(1, n + 1)]).splitlines()
+    assert [int(line.split(",")[0]) for line in table[1:]] == list(written)
 
 
 def test_a_budget_that_is_used_up_records_nothing(

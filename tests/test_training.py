@@ -18,8 +18,11 @@ from mt_core import (
     evaluate,
     fit,
 )
+from mt_core.checkpoints import save_checkpoint
 from mt_core.evaluation import on_device
+from mt_core.parallel import OneProcess
 from mt_core.recipe import wsd_schedule
+from mt_core.records import Step
 from mt_core.training import create_optimizers, linear_schedule, loss_of, shortened, total_steps, training_steps
 
 V = 16
@@ -263,6 +266,31 @@ def test_evaluating_more_often_does_not_change_training():
         return [step.loss for step in run(make(), train, val, epochs=2, **settings).steps]
 
     assert losses() == losses(evaluate_every=1)
+
+
+def test_seconds_are_those_of_training_alone_and_add_up_over_parts_of_a_run(tmp_path, monkeypatch):
+    """A clock that a step moves by a second, an evaluation by a hundred."""
+    now, backward = [0.0], OneProcess.backward
+    monkeypatch.setattr("mt_core.training.time.perf_counter", lambda: now[0])
+
+    def moved(seconds, function):
+        def call(*args, **named):
+            now[0] += seconds
+            return function(*args, **named)
+
+        return call
+
+    monkeypatch.setattr(OneProcess, "backward", moved(1, backward))
+    monkeypatch.setattr("mt_core.training.evaluate", moved(100, evaluate))
+    monkeypatch.setattr("mt_core.training.save_checkpoint", moved(1000, save_checkpoint))
+    settings = config(evaluate_every=2, checkpoint_every=3, max_steps=6)
+    steps = training_steps(make(), loader(random_ids(400)), loader(random_ids(30)), settings, run_dir=tmp_path)
+    found = [next(steps) for _ in range(6)]  # up to step 4, with two evaluations and a checkpoint
+    steps.close()
+    now[0] = 5000
+    assert [r.seconds for r in found if isinstance(r, Step)] == [1, 2, 3, 4]
+    history = fit(make(), loader(random_ids(400)), loader(random_ids(30)), settings, run_dir=tmp_path, progress=False)
+    assert [step.seconds for step in history.steps] == [1, 2, 3, 4, 5, 6]
 
 
 def test_bfloat16_trains_about_as_well():
