@@ -128,8 +128,8 @@ def _tokenizer(settings: RunSettings) -> MicroTransformerTokenizer:
         return MicroTransformerTokenizer.from_pretrained(settings.out / "tokenizer")
     if settings.train.is_dir():
         raise ValueError(
-            f"train={str(settings.train)!r} is a folder: of a token store the tokenizer it was made with has to be named, "
-            "with --tokenizer"
+            f"train={str(settings.train)!r} is a folder: of a token store the tokenizer it was made with has to be "
+            "named, with --tokenizer"
         )
     return MicroTransformerTokenizer.train(read_documents(settings.train), vocab_size=settings.vocab_size)
 
