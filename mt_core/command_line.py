@@ -5,23 +5,20 @@ On several processes: `torchrun --nproc-per-node=2 -m mt_core.training …`, wit
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import platform
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Any
 
 import torch
 import tyro
 
-from mt_core.arguments import check_choice, check_count, check_flag, check_number, check_path, check_seed
-from mt_core.checkpoints import save_model
+from mt_core.checkpoints import CheckpointError, latest_checkpoint, save_model
 from mt_core.corpus import read_documents
-from mt_core.dataset import Chunking
 from mt_core.distributed import (
     create_mesh,
     default_parallel,
@@ -35,81 +32,11 @@ from mt_core.export import export_pretrained
 from mt_core.flops import mfu, peak_flops
 from mt_core.loaders import create_dataloaders
 from mt_core.model import MicroTransformer
-from mt_core.presets import PRESETS
-from mt_core.records import Record, Sample
+from mt_core.run_settings import RunSettings as RunSettings  # also a name of this module
+from mt_core.tensorboard import tensorboard_records
 from mt_core.token_loader import TokenLoader
 from mt_core.tokenizer import MicroTransformerTokenizer
-from mt_core.training import History, TrainConfig, fit
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunSettings:
-    """One training run. Records, checkpoints, the tokenizer and the final weights go to `out`."""
-
-    train: Path
-    """JSONL or plain-text file, or the folder of a token store, to train on."""
-    val: Path
-    """The same, to evaluate on."""
-    tokenizer: Path | None = None
-    """Folder of a saved tokenizer; left out, one is trained on `train`."""
-    out: Path = Path("runs/run")
-    """The run directory. If it holds a checkpoint, the run goes on from there."""
-    vocab_size: int = 1024
-    """Entries of the tokenizer that is trained when none is named."""
-    batch_size: int = 32
-    """Rows in a batch, of all processes together."""
-    seq_length: int = 128
-    """Tokens in a row."""
-    chunking: Chunking = "contiguous"
-    """How rows are cut from documents."""
-    token_budget: int | None = None
-    """Rows of about one length together, so many tokens in a batch, instead of `batch_size`."""
-    num_workers: int = 0
-    """Processes that build batches."""
-    preset: Literal["1m", "5m", "20m", "124m"] = "1m"
-    """Shape of the model, by about how many parameters it has."""
-    n_layer: int | None = None
-    """Blocks of the model, if not those of the preset."""
-    n_head: int | None = None
-    """Attention heads, if not those of the preset."""
-    n_embd: int | None = None
-    """Width of the model, if not that of the preset."""
-    seed: int = 0
-    """Chooses the initial weights and the order of rows."""
-    device: str = "auto"
-    """"cpu", "cuda" and so on; "auto" takes an accelerator if there is one."""
-    threads: int | None = None
-    """CPU threads; PyTorch's own choice if left out. It is not measured: sums in another order would change the losses
-    of a run that goes on. On a busy machine try 1."""
-    export: bool = False
-    """Also write a folder that `transformers` opens as a Llama model."""
-    tensorboard: bool = False
-    """Also write the records for TensorBoard: `pip install -e ".[tensorboard]"`."""
-    timeout_minutes: float = 10.0
-    """How long one of several processes waits for the others before it gives up."""
-    training: Annotated[TrainConfig, tyro.conf.arg(name="")] = field(default_factory=TrainConfig)
-
-    def __post_init__(self) -> None:
-        for name in ("train", "val", "out"):
-            check_path(name, getattr(self, name))
-        if self.tokenizer is not None:
-            check_path("tokenizer", self.tokenizer)
-        for name in ("vocab_size", "batch_size", "seq_length"):
-            check_count(name, getattr(self, name))
-        for name in ("token_budget", "n_layer", "n_head", "n_embd", "threads"):
-            if getattr(self, name) is not None:
-                check_count(name, getattr(self, name))
-        check_count("num_workers", self.num_workers, 0)
-        check_seed(self.seed)
-        check_choice("chunking", self.chunking, get_args(Chunking))
-        check_choice("preset", self.preset, tuple(PRESETS))
-        for name in ("export", "tensorboard"):
-            check_flag(name, getattr(self, name))
-        if not isinstance(self.device, str) or not self.device:
-            raise ValueError(f"device={self.device!r}, a name is needed, such as cpu or auto")
-        check_number("timeout_minutes", self.timeout_minutes, lambda minutes: 0 < minutes < 1e6, "a number above 0")
-        if not isinstance(self.training, TrainConfig):
-            raise ValueError(f"training={self.training!r}, a TrainConfig is needed")
+from mt_core.training import History, fit
 
 
 @dataclass
@@ -141,6 +68,8 @@ def run(settings: RunSettings, *, progress: bool = True) -> Run:
 
 def _run(settings: RunSettings, device: torch.device, progress: bool) -> Run:
     out = settings.out
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"out={str(out)!r} is a file, the name of a folder is needed")
     mesh = create_mesh(settings.training.parallel or default_parallel(), device.type)
     rank, world_size = (0, 1) if mesh is None else ranks_of(mesh)
     with main_first():
@@ -159,6 +88,7 @@ def _run(settings: RunSettings, device: torch.device, progress: bool) -> Run:
             world_size=world_size,
         )
         if is_main():
+            _check_tokenizer(out, tokenizer)
             out.mkdir(parents=True, exist_ok=True)
             tokenizer.save_pretrained(out / "tokenizer")
     torch.manual_seed(settings.seed)
@@ -177,6 +107,11 @@ def _run(settings: RunSettings, device: torch.device, progress: bool) -> Run:
             on_record=on_record,
         )
     if is_main():
+        if not history.steps or not history.evaluations:
+            raise ValueError(
+                f"{out} holds a finished run, but not its records, {out / 'log.jsonl'}: copy that file back, or remove "
+                f"{out / 'checkpoints'} to train anew"
+            )
         save_model(model, out / "model.safetensors")
         if settings.export and not (exported := out / f"export-{history.steps[-1].step}").exists():
             export_pretrained(model, tokenizer, exported)
@@ -185,43 +120,34 @@ def _run(settings: RunSettings, device: torch.device, progress: bool) -> Run:
     return Run(settings, model, tokenizer, train_loader, val_loader, history)
 
 
-@contextmanager
-def tensorboard_records(run_dir: Path) -> Iterator[Callable[[Record], None]]:
-    """What writes records to `run_dir/tensorboard`; the file is closed at the end.
-
-    A run that goes on writes its own steps anew: from its first record on, what is there from before is void.
-
-    Raises:
-        ValueError: the package is not installed.
-    """
-    if importlib.util.find_spec("tensorboard") is None:
-        raise ValueError('TensorBoard is not installed: pip install -e ".[tensorboard]", or leave --tensorboard out')
-    from torch.utils.tensorboard import SummaryWriter
-
-    with ExitStack() as stack:
-        writers: list[SummaryWriter] = []
-
-        def write(record: Record) -> None:
-            if not writers:
-                made = SummaryWriter(str(run_dir / "tensorboard"), purge_step=record.step)  # type: ignore[no-untyped-call]
-                writers.append(stack.enter_context(made))
-            if isinstance(record, Sample):
-                writers[0].add_text("sample", record.text, record.step)  # type: ignore[no-untyped-call]
-                return
-            for name, value in asdict(record).items():
-                if name not in ("step", "epoch", "n_targets") and value is not None:
-                    writers[0].add_scalar(f"{type(record).__name__.lower()}/{name}", value, record.step)  # type: ignore[no-untyped-call]
-
-        yield write
-
-
 def _tokenizer(settings: RunSettings) -> MicroTransformerTokenizer:
     """The one that is named, or one trained on the text; it is trained once, by the main process."""
     if settings.tokenizer is not None:
         return MicroTransformerTokenizer.from_pretrained(settings.tokenizer)
     if not is_main():
         return MicroTransformerTokenizer.from_pretrained(settings.out / "tokenizer")
+    if settings.train.is_dir():
+        raise ValueError(
+            f"train={str(settings.train)!r} is a folder: of a token store the tokenizer it was made with has to be "
+            "named, with --tokenizer"
+        )
     return MicroTransformerTokenizer.train(read_documents(settings.train), vocab_size=settings.vocab_size)
+
+
+def _check_tokenizer(out: Path, tokenizer: MicroTransformerTokenizer) -> None:
+    """Before anything is written: a run that is there keeps its tokenizer, without which its weights are worth nothing.
+
+    Raises:
+        CheckpointError: it has another one.
+    """
+    if latest_checkpoint(out / "checkpoints") is None or not (out / "tokenizer").is_dir():
+        return
+    kept = MicroTransformerTokenizer.from_pretrained(out / "tokenizer")
+    if kept.fingerprint() != tokenizer.fingerprint():
+        raise CheckpointError(
+            f"{out} holds a run with another tokenizer (it has {len(kept):,} entries, this one {len(tokenizer):,}): "
+            "resume with the same tokenizer, or without one with the same train and vocab_size, or choose another out"
+        )
 
 
 def choose_device(name: str) -> torch.device:
@@ -256,12 +182,15 @@ def table(rows: Sequence[tuple[str, str]]) -> str:
 def summary(run: Run) -> list[tuple[str, str]]:
     """The table of a run: what was trained on what, how far it came and how fast."""
     rows, last = run.train_loader.dataset, run.history.evaluations[-1]
-    steps = run.history.steps
+    steps, settings = run.history.steps, run.settings
+    each = f"{settings.training.accumulate * settings.batch_size:,} rows"
+    if settings.token_budget is not None:
+        each = f"up to {settings.training.accumulate * settings.token_budget:,} tokens"
     speed = tokens_per_second(run.history)
     return [
         ("model", f"{run.model.n_parameters():,} parameters, vocabulary {len(run.tokenizer):,}"),
         ("trained on", f"{len(rows.store):,} tokens in {len(rows):,} rows of {rows.seq_length}"),  # type: ignore
-        ("steps", f"{steps[-1].step:,} of {run.settings.batch_size} rows, {steps[-1].tokens:,} tokens"),
+        ("steps", f"{steps[-1].step:,} of {each}, {steps[-1].tokens:,} tokens"),
         ("time", f"{steps[-1].seconds:.0f} s training, {speed:,.0f} tokens/s in its second half"),
         ("MFU", _mfu_words(run, speed)),
         ("training loss", f"{sum(s.loss for s in steps[-20:]) / len(steps[-20:]):.3f} nats per token, last 20 steps"),
@@ -299,18 +228,42 @@ def _described(settings: RunSettings) -> dict[str, Any]:
     return {**values, "training": vars(settings.training), **versions, "torch_threads": torch.get_num_threads()}
 
 
+@contextmanager
+def in_one_line(out: Path) -> Iterator[None]:
+    """A problem that the user can mend, or Ctrl-C, ends the program in one line, not in a stack trace.
+
+    Args:
+        out: the run directory.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        reason = str(error).partition(". ")[0]
+        raise SystemExit(
+            f"error: {reason}: halve --batch-size and double --accumulate, which trains the same, or take shorter rows "
+            "or a smaller model"
+        ) from None
+    except (ValueError, FloatingPointError, OSError) as error:
+        raise SystemExit(f"error: {error}") from None
+    except KeyboardInterrupt:
+        raise SystemExit(f"\nstopped; {_how_to_go_on(out)}") from None
+
+
+def _how_to_go_on(out: Path) -> str:
+    newest = latest_checkpoint(out / "checkpoints")
+    if newest is None:
+        return "there is no checkpoint yet, so the same command begins anew; --checkpoint-every writes them more often"
+    return f"the same command goes on from {newest}"
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Parse the command line and run; a problem that the user can mend ends in one line, not in a stack trace."""
+    """Parse the command line and run."""
     try:
         settings = tyro.cli(RunSettings, args=arguments, prog="python -m mt_core.training")
     except ValueError as error:
         raise SystemExit(f"error: {error}") from None
-    try:
+    with in_one_line(settings.out):
         result = run(settings)
-    except (ValueError, FloatingPointError) as error:
-        raise SystemExit(f"error: {error}") from None
-    except KeyboardInterrupt:
-        raise SystemExit(f"\nstopped; the same command goes on from the last checkpoint in {settings.out}") from None
     if started_by_torchrun() and os.environ["RANK"] != "0":
         return
     print(table(summary(result)))

@@ -42,6 +42,12 @@ def logits_of(model: Callable[..., Tensor], batch: dict[str, Tensor]) -> Tensor:
     return model(batch["input_ids"], **documents)
 
 
+def on_device(batch: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+    """The batch on a device. Only a copy to CUDA is not waited for: it is safe there, also where the batch is dropped
+    at once. A copy to MPS that is not waited for may read memory that has been given to others since."""
+    return {name: tensor.to(device, non_blocking=device.type == "cuda") for name, tensor in batch.items()}
+
+
 def _takes_documents(model: Callable[..., Tensor]) -> bool:
     inner = getattr(model, "_orig_mod", model)  # inside torch.compile's and then a parallel wrapper
     inner = getattr(inner, "module", inner)
@@ -79,12 +85,12 @@ def evaluate(
     nats, targets, n_bytes = 0.0, 0, 0
     try:
         for batch in loader:
-            batch = {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
+            batch = on_device(batch, device)
             logits, labels = logits_of(model, batch).float(), batch["labels"]
             losses = F.cross_entropy(
                 logits.view(-1, logits.size(-1)), labels.view(-1), reduction="none", ignore_index=IGNORE
             )
-            rows = losses.view(labels.shape).sum(1, dtype=torch.float64)
+            rows = losses.view(labels.shape).cpu().sum(1, dtype=torch.float64)  # which MPS has not
             nats += rows.sum().item()
             if per_row is not None:
                 per_row += rows.tolist()
@@ -107,11 +113,14 @@ def evaluate(
 def sample_text(
     model: MicroTransformer, tokenizer: MicroTransformerTokenizer, *, seed: int = 0, max_new_tokens: int = 200
 ) -> str:
-    """A text from the model, from [CLS] until it draws [SEP]; the same seed draws the same."""
+    """A text from the model, from [CLS] until it draws [SEP]; the same seed draws the same.
+
+    Ids that the tokenizer has not, of a model whose vocabulary was rounded up, are left out.
+    """
     device = next(model.parameters()).device
     generator = torch.Generator(device).manual_seed(seed)
     start = torch.tensor([[tokenizer.cls_token_id]], device=device)
     ids = generate(
         model, start, max_new_tokens=max_new_tokens, stop_token_id=tokenizer.sep_token_id, generator=generator
     )
-    return tokenizer.decode(ids[0].tolist())
+    return tokenizer.decode([i for i in ids[0].tolist() if i < len(tokenizer)])

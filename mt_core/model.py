@@ -89,12 +89,16 @@ class Attention(nn.Module):
         self.q_proj, self.k_proj, self.v_proj, self.o_proj = (nn.Linear(width, width, bias=False) for _ in range(4))
 
     def heads(self, x: Tensor, rotation: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        """Query, key and value of x (B, T, C), each (B, H, T, D), the first two rotated by position."""
+        """Query, key and value of x (B, T, C), each (B, H, T, D), the first two rotated by position; all of one type.
+
+        Under autocast the rotation, in float32, would widen the first two, and not every version of FlexAttention
+        narrows them again, as `scaled_dot_product_attention` does.
+        """
         shape = (*x.shape[:2], -1, self.head_size)
         query, key, value = (
             proj(x).view(shape).transpose(1, 2) for proj in (self.q_proj, self.k_proj, self.v_proj)
         )  # (B, H, T, D)
-        return rotate(query, rotation), rotate(key, rotation), value
+        return rotate(query, rotation).type_as(value), rotate(key, rotation).type_as(value), value
 
     def forward(
         self,

@@ -18,7 +18,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from tqdm.auto import tqdm
 
 from mt_core.checkpoints import CheckpointError, latest_checkpoint, load_checkpoint, read_state, save_checkpoint
-from mt_core.evaluation import evaluate, logits_of, loss_of, sample_text
+from mt_core.evaluation import evaluate, logits_of, loss_of, on_device, sample_text
 from mt_core.model import MicroTransformer
 from mt_core.parallel import OneProcess, check_same, is_main, parallelize
 from mt_core.recipe import TrainConfig, create_optimizers, length_pieces, linear_schedule, schedule_of, shortened
@@ -75,7 +75,8 @@ def fit(
         on_record: called with each record as it comes, on rank 0 alone; for TensorBoard, say.
 
     Raises:
-        ValueError: processes, loaders, model or settings do not fit the kind of parallelism.
+        ValueError: processes, loaders, model or settings do not fit the kind of parallelism, or the corpus does not fit
+            the model or the tokenizer.
         CheckpointError, LoaderStateError: the checkpoint in `run_dir` is damaged, or belongs to other settings
             or other data. The model is left as it was.
         FloatingPointError: the loss or a gradient is no longer a number. The model is left as before that step.
@@ -130,7 +131,9 @@ def training_steps(
     recipe = {**asdict(config), "model": model.settings(), "batch_size": train_loader.global_batch_size}
     recipe["total_steps"] = last
     store = getattr(getattr(train_loader, "dataset", None), "store", None)
-    recipe["tokenizer"] = None if store is None else store.header["tokenizer_hash"]
+    if store is not None:
+        _check_vocabulary(store, model, tokenizer)
+    recipe["tokenizer"] = None if store is None else store.tokenizer_hash
     del recipe["parallel"], recipe["compile"]  # they may change from one part of a run to the next
     state: dict[str, Any] | None = None
     if folder is not None:
@@ -193,7 +196,7 @@ def training_steps(
             if len(group) < config.accumulate:
                 break  # the epoch is over
             group = [shortened(batch, length_pieces(step, config.length_warmup_steps)) for batch in group]
-            group = [{name: tensor.to(device, non_blocking=True) for name, tensor in b.items()} for b in group]
+            group = [on_device(batch, device) for batch in group]
             loss = trainer.backward(group)
             norm = trainer.clip(config.clip_norm or math.inf)
             if not math.isfinite(loss + norm):
@@ -232,6 +235,19 @@ def training_steps(
             yield from evaluated()
         save()
     trainer.collect()
+
+
+def _check_vocabulary(store: Any, model: MicroTransformer, tokenizer: MicroTransformerTokenizer | None) -> None:
+    if store.vocab_size > model.config.vocab_size:
+        raise ValueError(
+            f"the corpus has a vocabulary of {store.vocab_size:,}, the model one of {model.config.vocab_size:,}: make "
+            "the model with vocab_size=tokenizer.get_vocab_size()"
+        )
+    if tokenizer is not None and store.tokenizer_hash not in (None, tokenizer.fingerprint()):
+        raise ValueError(
+            "the corpus was made with another tokenizer, so bits per byte and samples of text would be wrong: give fit "
+            "the tokenizer that create_dataloaders was given, or none"
+        )
 
 
 def _check_loader(loader: TokenLoader, trainer: OneProcess) -> None:

@@ -34,6 +34,8 @@ def test_comparison_with_the_floor_by_hand():
     assert found.loss == pytest.approx(7 * math.log(2) / 3)
     assert found.excess == pytest.approx(2 / 5)
     assert found.error == pytest.approx(0)  # both stories lie one bit above their floor
+    # Gaps of 1 and 3 nats: the sum of two varies by sqrt(2) times their standard deviation, sqrt(2); over 4 targets
+    assert train.compare_with_floor([1.0, 3.0], [0.0, 0.0], [1, 3]).error == pytest.approx(2 / 4)
 
 
 def test_split_keeps_every_line_and_a_tenth_for_validation(tmp_path):

@@ -197,6 +197,15 @@ def test_scores_depend_on_distance_alone():
     assert not torch.allclose(reference, query @ key.transpose(2, 3), atol=0.1)
 
 
+def test_queries_keys_and_values_are_of_one_type_under_autocast_too():
+    """FlexAttention, unlike the dense one, would take float32 beside bfloat16 and compute in float32."""
+    model, x = make(n_embd=32), torch.randn(1, 3, 32, generator=torch.Generator().manual_seed(0))
+    rotation = model._rotation(torch.arange(3), x)
+    for enabled, dtype in ((False, torch.float32), (True, torch.bfloat16)):
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            assert [t.dtype for t in model.layers[0].self_attn.heads(x, rotation)] == [dtype] * 3
+
+
 def test_attention_weights_are_those_the_forward_pass_uses(monkeypatch):
     model, ids = make(), draw((2, 9))
     used, real = [], F.scaled_dot_product_attention

@@ -14,6 +14,7 @@ import torch
 from mt_core import MicroTransformer, TokenStore, TrainConfig, TransformerDataset
 from mt_core.lab import generated_code, record_files, record_run, recorded, step_speed
 from mt_core.lab.record_run import RecordSettings
+from mt_core.records import Step
 
 SOURCE = "import os\n\n\ndef add_{n}(a, b):\n    return a + b + {n}\n\n\nprint(add_{n}(1, 2))\n"
 
@@ -97,6 +98,15 @@ def test_its_page_tells_the_command_and_how_far_the_aims_were_reached(settings: 
     assert record_files.command(RecordSettings()) == "python -m mt_core.lab.record_run"
 
 
+@pytest.mark.parametrize(
+    ("n", "written"), [(1000, range(1, 1001)), (1001, range(2, 1001, 2)), (2500, range(3, 2501, 3))]
+)
+def test_a_long_curve_is_thinned_evenly(n: int, written: range) -> None:
+    one = Step(step=1, epoch=0, loss=1.0, learning_rate=0.1, gradient_norm=1.0, tokens=8, seconds=1.0)
+    table = record_files.curve([replace(one, step=i) for i in range(1, n + 1)]).splitlines()
+    assert [int(line.split(",")[0]) for line in table[1:]] == list(written)
+
+
 def test_a_budget_that_is_used_up_records_nothing(
     settings: RecordSettings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -120,6 +130,15 @@ def test_what_cannot_work_ends_in_one_line(arguments: list[str], words: str) -> 
     with pytest.raises(SystemExit) as caught:
         record_run.main(arguments)
     assert words in str(caught.value) and str(caught.value).startswith("error: ")
+
+
+def test_a_run_that_is_stopped_says_that_nothing_was_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    def stopped(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(record_run, "record_run", stopped)
+    with pytest.raises(SystemExit, match="stopped; nothing was recorded"):
+        record_run.main([])
 
 
 # -- the largest batch -----------------------------------------------------------------------------------------------
@@ -174,6 +193,24 @@ def test_measured_steps_are_those_of_fit(rows: TransformerDataset) -> None:
     for _ in range(3):
         step(next(batches))
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
+
+
+def test_a_new_model_is_compiled_for_the_size_of_its_own_batches() -> None:
+    """Not for any size, which PyTorch would do if it remembered the sizes of the model before."""
+    sizes: list[Any] = []
+
+    def compiler(graph: Any, inputs: list[Any]) -> Any:
+        sizes.append([type(value) for value in inputs if not isinstance(value, torch.Tensor)])
+        return graph
+
+    for rows in (16, 8):
+        torch.compile(double, backend=compiler)(torch.ones(rows, 4))
+        step_speed.release_memory()
+    assert sizes == [[], []]
+
+
+def double(x: torch.Tensor) -> torch.Tensor:
+    return x + x
 
 
 def test_too_few_rows_to_measure_are_refused(rows: TransformerDataset) -> None:

@@ -18,7 +18,11 @@ from mt_core import (
     evaluate,
     fit,
 )
+from mt_core.checkpoints import save_checkpoint
+from mt_core.evaluation import on_device
+from mt_core.parallel import OneProcess
 from mt_core.recipe import wsd_schedule
+from mt_core.records import Step
 from mt_core.training import create_optimizers, linear_schedule, loss_of, shortened, total_steps, training_steps
 
 V = 16
@@ -161,6 +165,18 @@ def test_counts_of_steps_epochs_and_evaluations(settings, steps, evaluated):
     assert all(e.n_targets == 49 for e in history.evaluations)
 
 
+def test_a_corpus_of_another_vocabulary_or_tokenizer_is_refused_before_training():
+    with pytest.raises(ValueError, match=r"a vocabulary of 16, the model one of 15: make the model with vocab_size="):
+        run(make(vocab_size=15), loader(random_ids(100)))
+    one, other = (MicroTransformerTokenizer.train([text], vocab_size=262) for text in ("abab", "cdcd"))
+    store = TokenStore.from_documents(["ab ab"] * 20, one)
+    train = TokenLoader(TransformerDataset(store, seq_length=8), batch_size=2, shuffle=True)
+    with pytest.raises(ValueError, match="made with another tokenizer, so bits per byte and samples of text would be"):
+        fit(make(vocab_size=262), train, None, config(), tokenizer=other, progress=False)
+    history = fit(make(vocab_size=320), train, None, config(max_steps=1), tokenizer=one, progress=False)
+    assert history.samples[0].text  # of a model with a vocabulary that was rounded up
+
+
 def test_accumulating_more_batches_than_an_epoch_has_is_refused():
     with pytest.raises(ValueError, match="3 batches, fewer than accumulate=4: lower accumulate"):
         run(make(), loader(random_ids(8 * 4 * 3 + 1)), accumulate=4)
@@ -252,6 +268,31 @@ def test_evaluating_more_often_does_not_change_training():
     assert losses() == losses(evaluate_every=1)
 
 
+def test_seconds_are_those_of_training_alone_and_add_up_over_parts_of_a_run(tmp_path, monkeypatch):
+    """A clock that a step moves by a second, an evaluation by a hundred."""
+    now, backward = [0.0], OneProcess.backward
+    monkeypatch.setattr("mt_core.training.time.perf_counter", lambda: now[0])
+
+    def moved(seconds, function):
+        def call(*args, **named):
+            now[0] += seconds
+            return function(*args, **named)
+
+        return call
+
+    monkeypatch.setattr(OneProcess, "backward", moved(1, backward))
+    monkeypatch.setattr("mt_core.training.evaluate", moved(100, evaluate))
+    monkeypatch.setattr("mt_core.training.save_checkpoint", moved(1000, save_checkpoint))
+    settings = config(evaluate_every=2, checkpoint_every=3, max_steps=6)
+    steps = training_steps(make(), loader(random_ids(400)), loader(random_ids(30)), settings, run_dir=tmp_path)
+    found = [next(steps) for _ in range(6)]  # up to step 4, with two evaluations and a checkpoint
+    steps.close()
+    now[0] = 5000
+    assert [r.seconds for r in found if isinstance(r, Step)] == [1, 2, 3, 4]
+    history = fit(make(), loader(random_ids(400)), loader(random_ids(30)), settings, run_dir=tmp_path, progress=False)
+    assert [step.seconds for step in history.steps] == [1, 2, 3, 4, 5, 6]
+
+
 def test_bfloat16_trains_about_as_well():
     full, half = (
         [
@@ -300,6 +341,33 @@ def test_bits_per_byte_worked_by_hand():
     a, b = tokenizer.encode("ab")["input_ids"][1:3]
     batch = {"input_ids": torch.tensor([[tokenizer.cls_token_id, a]]), "labels": torch.tensor([[a, b]])}
     assert evaluate(model, [batch], tokenizer=tokenizer).bits_per_byte == pytest.approx(math.log2(260), rel=1e-6)
+
+
+def test_nothing_becomes_float64_before_it_is_on_the_cpu():
+    """Apple's GPU has no float64, and refuses it."""
+    brought = []
+
+    class NoFloat64(torch.overrides.TorchFunctionMode):
+        def __torch_function__(self, function, types, args=(), kwargs=None):
+            if (kwargs or {}).get("dtype") is torch.float64:
+                assert any(args[0] is tensor for tensor in brought)
+            found = function(*args, **kwargs or {})
+            if function is torch.Tensor.cpu:
+                brought.append(found)
+            return found
+
+    with NoFloat64():
+        evaluate(make(), loader(random_ids(50), shuffle=False))
+    assert brought
+
+
+@pytest.mark.parametrize(("device", "waits"), [("cuda", False), ("mps", True), ("cpu", True)])
+def test_only_a_copy_to_cuda_is_not_waited_for(device, waits):
+    class Noted:
+        def to(self, device, non_blocking):
+            return device.type, not non_blocking
+
+    assert on_device({"input_ids": Noted()}, torch.device(device)) == {"input_ids": (device, waits)}
 
 
 @pytest.mark.parametrize("training", [True, False])

@@ -290,6 +290,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         record_run(settings)
     except (ValueError, RuntimeError, OSError) as error:
         raise SystemExit(f"error: {error}") from None
+    except KeyboardInterrupt:
+        raise SystemExit("\nstopped; nothing was recorded") from None
 
 
 if __name__ == "__main__":

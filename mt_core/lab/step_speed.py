@@ -117,7 +117,12 @@ def matrix_flops(n: int = 1024, rounds: int = 10) -> float:
 
 
 def release_memory() -> None:
-    """Give memory of models that are gone back to the CUDA device, where there is one."""
+    """Give memory of models that are gone back to the CUDA device, where there is one, and forget compiled programs.
+
+    A program that is kept would make the next model's one for batches of any size, if its batches have another: slower
+    than what a run of its own has.
+    """
+    torch.compiler.reset()
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

@@ -19,7 +19,7 @@ import numpy as np
 import tyro
 from matplotlib import pyplot as plt
 
-from mt_core.command_line import Run, RunSettings, run, summary, table
+from mt_core.command_line import Run, RunSettings, in_one_line, run, summary, table
 from mt_core.corpus import is_jsonl_path, iterate_documents
 from mt_core.lab.corpora import Corpus, resolve
 from mt_core.lab.plots import plot_loss
@@ -182,16 +182,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
         corpus = resolve(word)
         defaults = default_settings(corpus, Path(word).stem.replace(":", "-"))
         settings = tyro.cli(RunSettings, default=defaults, args=arguments, prog="python -m mt_core.lab.train [DATA]")
+    except (ValueError, RuntimeError, OSError) as error:
+        raise SystemExit(f"error: {error}") from None
+    except KeyboardInterrupt:
+        raise SystemExit("\nstopped before training") from None
+    with in_one_line(settings.out):
         if settings.val == settings.train:
             train, val = split_file(settings.train, settings.out / "data")
             settings = replace(settings, train=train, val=val)
         print(f"training on {corpus.title}; records and checkpoints go to {settings.out}", flush=True)
         result = run(settings)
         floor = measure_floor(result)
-    except (ValueError, RuntimeError, FloatingPointError) as error:
-        raise SystemExit(f"error: {error}") from None
-    except KeyboardInterrupt:
-        raise SystemExit("\nstopped; the same command goes on from the last checkpoint") from None
     rows = summary(result)
     if floor is not None:
         rows.append(("floor", f"{floor.floor:.4f} nats per token, the entropy of these {floor.n_stories:,} stories"))
