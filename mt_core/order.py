@@ -215,11 +215,15 @@ class BucketBatches(_Order, Sampler[list[int]]):
         bucket_of = np.searchsorted(buckets, row_lengths)
         self._rows = [np.flatnonzero(bucket_of == b) for b in range(len(buckets))]
         self._sizes = [token_budget // length // world_size * world_size for length in buckets]
-        self._counts = [
+        counts = [
             len(rows) // size if drop_last else -(-len(rows) // size)
             for rows, size in zip(self._rows, self._sizes, strict=True)
         ]
-        self._firsts = np.cumsum([0, *self._counts])  # number of the first batch of each bucket
+        self._firsts = np.cumsum([0, *counts])  # number of the first batch of each bucket
+        # Rows in the largest batch, and batches, of each bucket: where these are others, so is the stream.
+        self.layout = [
+            [min(size, len(rows)), count] for size, rows, count in zip(self._sizes, self._rows, counts, strict=True)
+        ]
 
     def __len__(self) -> int:
         return int(self._firsts[-1])

@@ -41,7 +41,8 @@ class TokenLoader(DataLoader[Batch]):
         dataset: the rows, of one source or of several, see `MixedDataset`.
         batch_size: B, rows in a batch, of all ranks together.
         token_budget: instead of batch_size, for rows with padding: rows of about one length come together, as many
-            as hold this many tokens, filled up to one of `dataset.length_buckets`.
+            as hold this many tokens, filled up to one of `dataset.length_buckets`, and a multiple of world_size. Where
+            another budget or world_size makes other batches of them, resuming is refused.
         shuffle: a new order each epoch, or always 0, 1, 2, …
         drop_last: leave out the incomplete last batch.
         seed: chooses the orders; a whole number from 0 to 2**64 - 1.
@@ -111,8 +112,9 @@ class TokenLoader(DataLoader[Batch]):
         self.worker_policy = policy
         self.seed, self.shuffle, self.rank, self.world_size = seed, shuffle, rank, world_size
         self.global_batch_size = None if token_budget else batch_size
-        self._epoch, self._delivered = -1, 0  # of the pass that is running or was the last
-        self._next: tuple[int, int] | None = None  # epoch and delivered batches that the next pass starts from
+        self._epoch = -1  # of the pass that is running or was the last
+        self._place = (0, 0)  # epoch and delivered batches: what `state_dict` tells
+        self._next: tuple[int, int] | None = None  # where the next pass starts, if not at the next epoch
         self._pass = object()  # a mark of the newest pass
         self._running: weakref.ref[Iterator[Batch]] | None = None
         context = None
@@ -164,13 +166,13 @@ class TokenLoader(DataLoader[Batch]):
         """Choose the next epoch. Not needed: each pass is a new epoch. For frameworks that call it."""
         if isinstance(epoch, bool) or not isinstance(epoch, int) or not 0 <= epoch < _EPOCHS:
             raise ValueError(f"epoch={epoch!r}, a whole number from 0 is needed, below 2**31")
-        self._next = (epoch, 0)
+        self._next = self._place = (epoch, 0)
         self.order.set_epoch(epoch)
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
-        self._epoch, self._delivered = self._next or (self.epoch + 1, 0)
-        self._next = None
-        self.order.begin(self._epoch, self._samples(self._epoch, self._delivered))
+        self._place = self._next or (self.epoch + 1, 0)
+        self._epoch, self._next = self._place[0], None
+        self.order.begin(self._epoch, self._samples(*self._place))
         if self.num_workers == 0 and not self.pin_memory:
             batches = self._in_process()
         elif self.num_workers == 0:
@@ -181,12 +183,13 @@ class TokenLoader(DataLoader[Batch]):
         if self.dataset.provenance:  # type: ignore[attr-defined]
             batches = _stamped(batches, self._epoch, self.rank)
         self._pass = this_pass = object()
-        running = self._deliver(batches, this_pass)
+        running = self._deliver(batches, this_pass, self._place)
         self._running = weakref.ref(running)
         return running
 
-    def _deliver(self, batches: Iterator[Batch], this_pass: object) -> Iterator[Batch]:
+    def _deliver(self, batches: Iterator[Batch], this_pass: object, place: tuple[int, int]) -> Iterator[Batch]:
         self._check_framework()
+        epoch, delivered = place
         while True:
             if self._pass is not this_pass:  # the two would share one position, and workers that stay one queue
                 raise LoaderStateError(
@@ -197,7 +200,8 @@ class TokenLoader(DataLoader[Batch]):
                 batch = next(batches)
             except StopIteration:
                 return
-            self._delivered += 1
+            delivered += 1
+            self._place = (epoch, delivered)
             yield batch
 
     def _check_framework(self) -> None:
@@ -239,8 +243,7 @@ class TokenLoader(DataLoader[Batch]):
                 "another loader reads through this one, and only it knows which batches it delivered: count them, and "
                 "resume with its means, such as Accelerate's set_epoch and skip_first_batches"
             )
-        epoch, delivered = self._next or (max(self._epoch, 0), self._delivered)
-        return {"epoch": epoch, "samples_delivered": self._samples(epoch, delivered), **self._identity()}
+        return {"epoch": self._place[0], "samples_delivered": self._samples(*self._place), **self._identity()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where `state` was taken. The number of workers may differ; what decides the stream may not.
@@ -257,7 +260,7 @@ class TokenLoader(DataLoader[Batch]):
             )
         if not isinstance(state, Mapping):
             raise LoaderStateError(f"the state is {type(state).__name__}, what state_dict() returned is needed")
-        for name, ours in {"augment": None, **self._identity()}.items():
+        for name, ours in {"augment": None, "bucket_batches": None, **self._identity()}.items():
             theirs = state.get(name)
             if not _same(theirs, ours):
                 raise LoaderStateError(
@@ -268,7 +271,7 @@ class TokenLoader(DataLoader[Batch]):
         if type(epoch) is not int or type(samples) is not int or not 0 <= epoch < _EPOCHS or samples < 0:
             raise LoaderStateError(f"epoch={epoch!r} and samples_delivered={samples!r} are not whole numbers from 0")
         delivered = self._batches(epoch, samples)
-        self._next = (epoch, delivered) if delivered < len(self) else (epoch + 1, 0)
+        self._next = self._place = (epoch, delivered) if delivered < len(self) else (epoch + 1, 0)
         self.order.reader = "resumed"
 
     def _samples(self, epoch: int, delivered: int) -> int:
@@ -287,16 +290,17 @@ class TokenLoader(DataLoader[Batch]):
                     f"{samples} samples do not end with a batch here: resume with the same token_budget and buckets"
                 )
             return delivered
-        delivered, rest = divmod(samples, self.order.batch_size)
-        if rest:
+        size = self.order.batch_size
+        if samples % size and samples < self.order.n_rows:  # or else the epoch was at its end
             raise LoaderStateError(
-                f"{samples} samples were delivered, not a whole number of batches of {self.order.batch_size}: "
+                f"{samples} samples were delivered, not a whole number of batches of {size}: "
                 "resume with a batch_size that divides it"
             )
-        return delivered
+        return -(-samples // size)
 
     def _identity(self) -> dict[str, Any]:
-        return {**self.dataset.settings(), "seed": self.seed, "shuffle": self.shuffle}  # type: ignore[attr-defined]
+        identity = {**self.dataset.settings(), "seed": self.seed, "shuffle": self.shuffle}  # type: ignore[attr-defined]
+        return identity | ({"bucket_batches": self.order.layout} if isinstance(self.order, BucketBatches) else {})
 
 
 def _same(theirs: Any, ours: Any) -> bool:
