@@ -224,15 +224,18 @@ class BucketBatches(_Order, Sampler[list[int]]):
         self.layout = [
             [min(size, len(rows)), count] for size, rows, count in zip(self._sizes, self._rows, counts, strict=True)
         ]
+        self._samples = (-1, self._firsts)  # an epoch and its samples: a prefetcher asks at each batch
 
     def __len__(self) -> int:
         return int(self._firsts[-1])
 
     def samples(self, epoch: int) -> np.ndarray:
         """int64 (batches + 1,): rows delivered before each batch of an epoch, by all ranks, and after the last."""
-        bucket, chunk = self._located(np.arange(len(self)), epoch)
-        sizes, lengths = np.array(self._sizes)[bucket], np.array([len(rows) for rows in self._rows])[bucket]
-        return np.concatenate(([0], np.cumsum(np.minimum(sizes, lengths - chunk * sizes))))
+        if self._samples[0] != epoch:
+            bucket, chunk = self._located(np.arange(len(self)), epoch)
+            sizes, lengths = np.array(self._sizes)[bucket], np.array([len(rows) for rows in self._rows])[bucket]
+            self._samples = epoch, np.concatenate(([0], np.cumsum(np.minimum(sizes, lengths - chunk * sizes))))
+        return self._samples[1]
 
     def __iter__(self) -> Iterator[list[int]]:
         self._start()
