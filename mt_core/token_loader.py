@@ -82,9 +82,16 @@ class TokenLoader(DataLoader[Batch]):
                 "exact resume rest on: with Lightning set Trainer(use_distributed_sampler=False), leave out "
                 "overfit_batches, and do not use it for predict"
             )
+        if not isinstance(dataset, TransformerDataset | MixedDataset):
+            raise ValueError(
+                f"dataset={dataset!r}, a TransformerDataset or MixedDataset is needed: "
+                "TokenLoader(TransformerDataset(path, tokenizer)), or create_dataloaders for text files"
+            )
         check_count("batch_size", batch_size, most=1 << 31)
         if token_budget is not None:
             check_count("token_budget", token_budget, most=1 << 31)
+            token_budget = int(token_budget)
+        batch_size = int(batch_size)
         self._asked_ranks = rank is None and world_size is None
         rank, world_size = data_ranks(rank, world_size)
         if token_budget is None and batch_size % world_size:

@@ -141,6 +141,9 @@ def test_settings_that_cannot_work() -> None:
         corpus(length_buckets=(8, 16))
     with pytest.raises(ValueError, match="contiguous rows are full"):
         TransformerDataset(TokenStore.from_token_ids(range(99), vocab_size=99), seq_length=8, length_buckets=2)
+    full = TokenStore.from_token_ids(range(99), vocab_size=99), TokenStore.from_token_ids(range(98), vocab_size=99)
+    with pytest.raises(ValueError, match=r"^token_budget goes with rows that are padded .*: contiguous rows are full"):
+        create_dataloaders(*full, None, seq_length=8, token_budget=64)
     with pytest.raises(ValueError, match="length_buckets=0, a whole number"):
         corpus(length_buckets=0)
     with pytest.raises(ValueError, match="no batch of token_budget=3200 is full"):

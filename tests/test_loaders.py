@@ -50,6 +50,13 @@ def create(n_rows: int = 10, **settings: object) -> TokenLoader:
     )
 
 
+def create_at(epoch: int, **settings: object) -> TokenLoader:
+    """As `create`, before that epoch."""
+    loader = create(**settings)  # type: ignore[arg-type]
+    loader.set_epoch(epoch)
+    return loader
+
+
 def rows_of(batches: Iterable[dict[str, torch.Tensor]]) -> list[list[int]]:
     """The row numbers in each batch."""
     return [(batch["input_ids"][:, 0] // 4).tolist() for batch in batches]
@@ -366,6 +373,41 @@ def test_batch_size_may_change_where_the_batches_meet() -> None:
     assert flat(seen + rows_of(new)) == epoch_rows(0, 24, 24, seed=7, epoch=0, shuffle=True).tolist()
     with pytest.raises(LoaderStateError, match="12 samples were delivered, not a whole number of batches of 5"):
         create(n_rows=24, batch_size=5).load_state_dict(old.state_dict() | {"samples_delivered": 12})
+
+
+def test_batch_size_may_change_between_epochs() -> None:
+    """Eleven rows are 3 batches of 4, counted as twelve: no whole batches of 5 or 10, but the end of the epoch."""
+    old = create(n_rows=11, batch_size=4)
+    list(old)
+    expected = flat(rows_of(create_at(1, n_rows=11)))
+    for batch_size in (5, 10):
+        new = create(n_rows=11, batch_size=batch_size)
+        new.load_state_dict(old.state_dict())
+        assert flat(rows_of(new)) == expected and new.epoch == 1
+
+
+def test_set_epoch_during_a_pass_does_not_move_its_place() -> None:
+    old, new = create(), create()
+    running = iter(old)
+    next(running)
+    old.set_epoch(5)
+    assert (old.state_dict()["epoch"], old.state_dict()["samples_delivered"]) == (5, 0), "the next pass"
+    next(running)
+    new.load_state_dict(old.state_dict())
+    assert rows_of(new) == rows_of(running), "the pass that goes on"
+    assert rows_of(old) == rows_of(create_at(5))
+
+
+def test_what_is_no_dataset_is_refused_with_what_to_do() -> None:
+    for wrong in ("train.jsonl", stream(9), [1, 2]):
+        with pytest.raises(ValueError, match=r"^dataset=.*, a TransformerDataset or MixedDataset is needed: TokenL"):
+            TokenLoader(wrong)  # type: ignore[arg-type]
+
+
+def test_batch_size_may_be_a_number_of_numpy() -> None:
+    loader = create(batch_size=np.int64(3))
+    next(iter(loader))
+    assert json.dumps(loader.state_dict()) == json.dumps(create().state_dict() | {"samples_delivered": 3})
 
 
 @pytest.mark.parametrize(

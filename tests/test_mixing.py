@@ -266,6 +266,9 @@ def test_sources_that_do_not_go_together() -> None:
     with pytest.raises(ValueError, match="there is nothing to mix: pass"):
         MixedDataset([])
     one = source(3, 0)
+    for wrong in ([one, one], [(1, one)], [(one.store, 1)], [(MixedDataset([(one, 1)]), 1)]):
+        with pytest.raises(ValueError, match=r"a mix holds .*: pairs of a TransformerDataset and a weight are needed"):
+            MixedDataset(wrong)
     other = TransformerDataset(one.store, seq_length=3)
     with pytest.raises(ValueError, match="the first source has seq_length=4, source 2 has 3: they must agree"):
         MixedDataset([(one, 1), (other, 1)])
