@@ -134,6 +134,12 @@ def test_a_text_is_tokenized_once_and_kept_beside_it(
             assert torch.equal(a["input_ids"], b["input_ids"])
 
 
+def test_a_corpus_that_is_too_short_is_named(tokenizer: MicroTransformerTokenizer, paths: tuple[Path, Path]) -> None:
+    paths[1].write_text('{"text": "short"}', encoding="utf-8")
+    with pytest.raises(ValueError, match=r"corpus has \d tokens, .*or add text \(the corpus is .*val\.jsonl-"):
+        create_dataloaders(*paths, tokenizer, batch_size=2, seq_length=16)
+
+
 def test_validation_takes_each_target_once_whatever_the_training_stride() -> None:
     train, val = create_dataloaders(stream(41), stream(45), None, batch_size=3, seq_length=4, stride=1)
     assert (len(train.dataset), len(val.dataset)) == (37, 11)  # type: ignore[arg-type]
