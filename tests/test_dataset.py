@@ -8,16 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers import stream
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader, default_collate
 
 from mt_core import MicroTransformerTokenizer, TokenStore, TransformerDataset
-
-
-def stream(n_tokens: int) -> TokenStore:
-    """The integers 0 to N - 1 as tokens: a token says where it stands."""
-    return TokenStore.from_token_ids(range(n_tokens), vocab_size=n_tokens)
 
 
 def test_a_row_worked_out_by_hand() -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import is_alive
+from helpers import is_alive, starts_workers, stream
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
@@ -23,21 +23,12 @@ from mt_core import (
     LoaderStateError,
     MicroTransformerTokenizer,
     TokenLoader,
-    TokenStore,
     TransformerDataset,
     create_dataloaders,
 )
 from mt_core import token_loader as loaders_module
 from mt_core.order import epoch_rows
 from mt_core.workers import choose_pinning, choose_workers, main_module_hidden
-
-# PyTorch says so where it counts fewer cores than workers; the tests that start workers mean it.
-starts_workers = pytest.mark.filterwarnings(r"ignore:This DataLoader will create \d worker processes:UserWarning")
-
-
-def stream(n_tokens: int) -> TokenStore:
-    """The integers 0 to N - 1 as tokens: the first input of a row says which row it is."""
-    return TokenStore.from_token_ids(range(n_tokens), vocab_size=n_tokens)
 
 
 def create(n_rows: int = 10, **settings: object) -> TokenLoader:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers import starts_workers
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -26,7 +27,6 @@ from mt_core.augment import OffsetJitter, TokenMasking
 from mt_core.mixing import Mix, MixedDataset, whole_weights
 from mt_core.order import epoch_rows, permute
 
-starts_workers = pytest.mark.filterwarnings(r"ignore:This DataLoader will create \d worker processes:UserWarning")
 weights_of_a_mix = st.lists(st.integers(1, 40), min_size=1, max_size=6)
 
 
