@@ -239,7 +239,7 @@ class TokenLoader(DataLoader[Batch]):
         each = max(1, _TOKENS_PER_GATHER // (size * dataset.seq_length))  # type: ignore[attr-defined]
         for block in order.blocks(max(each, 8192 // size)):
             for start in range(0, len(block), size * each):
-                yield from _split(dataset.gather(block[start : start + size * each]), size, self.drop_last)  # type: ignore
+                yield from _split(dataset.gather(block[start : start + size * each]), size)  # type: ignore
 
     # -- resume --------------------------------------------------------------------------------------------
 
@@ -326,8 +326,8 @@ def _stamped(batches: Iterator[Batch], epoch: int, rank: int) -> Iterator[Batch]
         yield batch
 
 
-def _split(gathered: Batch, size: int, drop_last: bool) -> Iterator[Batch]:
-    """Several batches that were gathered at once, taken apart; the last may be smaller, or is left out."""
+def _split(gathered: Batch, size: int) -> Iterator[Batch]:
+    """Several batches that were gathered at once, taken apart; the last may be smaller."""
     rows = len(gathered["input_ids"])
     if rows == size:
         yield gathered
@@ -336,5 +336,5 @@ def _split(gathered: Batch, size: int, drop_last: bool) -> Iterator[Batch]:
     pieces = (tensor[: whole * size].unflatten(0, (whole, size)).unbind() for tensor in gathered.values())
     for tensors in zip(*pieces, strict=True):
         yield dict(zip(names, tensors))  # noqa: B905  strict costs time here
-    if rows % size and not drop_last:
+    if rows % size:
         yield {name: tensor[whole * size :] for name, tensor in gathered.items()}
