@@ -33,7 +33,8 @@ def unshift_labels(batch: Batch) -> dict[str, Any]:
         `use_cache=False`. Its flash attention does so for batches of one row alone; the other kinds for all.
 
     Raises:
-        ValueError: `input_ids` or `labels` are missing, not of one shape (B, T), or the batch was adapted already.
+        ValueError: `input_ids` or `labels` are missing, not of one shape (B, T), or the batch was adapted already:
+            seen only where it has documents.
 
     >>> batch = {"input_ids": torch.tensor([[5, 6, 7]]), "labels": torch.tensor([[6, 7, 8]])}
     >>> {name: tensor.tolist() for name, tensor in unshift_labels(batch).items()}

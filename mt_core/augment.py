@@ -65,7 +65,16 @@ class RowContext:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TokenMasking:
+class _Rated:
+    rate: float
+
+    def __post_init__(self) -> None:
+        if isinstance(self.rate, bool) or not isinstance(self.rate, int | float) or not 0 <= self.rate <= 1:
+            raise ValueError(f"{type(self).__name__}(rate={self.rate!r}): a number from 0 to 1 is needed")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenMasking(_Rated):
     """Replace inputs by [MASK] and leave the labels: the model must predict from what is left (Bowman et al. 2016,
     arXiv:1511.06349, there called word dropout). Special tokens stay.
 
@@ -73,18 +82,13 @@ class TokenMasking:
         rate: share of the inputs, 0 to 1.
     """
 
-    rate: float
-
-    def __post_init__(self) -> None:
-        _check_rate(self)
-
     def apply(self, rows: Rows, context: RowContext) -> Rows:
         hidden = _drawn(rows["input_ids"], self.rate, context)
         return {**rows, "input_ids": np.where(hidden, context.special[3], rows["input_ids"])}
 
 
 @dataclass(frozen=True, kw_only=True)
-class TokenDropping:
+class TokenDropping(_Rated):
     """Leave inputs out, each with its own label; the rest closes up, and the row ends in padding.
 
     Each label that remains is still the token that follows its input in the text, so nothing false is taught: the
@@ -94,11 +98,6 @@ class TokenDropping:
     Args:
         rate: share of the inputs, 0 to 1.
     """
-
-    rate: float
-
-    def __post_init__(self) -> None:
-        _check_rate(self)
 
     def apply(self, rows: Rows, context: RowContext) -> Rows:
         dropped = _drawn(rows["input_ids"], self.rate, context)
@@ -114,7 +113,7 @@ class TokenDropping:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FillInTheMiddle:
+class FillInTheMiddle(_Rated):
     """Teach to fill a gap: prefix, middle, suffix -> prefix, suffix, middle (Bavarian et al. 2022, arXiv:2207.14255).
 
     Each document, as far as it stands in a row, is turned with probability `rate` from
@@ -134,11 +133,10 @@ class FillInTheMiddle:
             tells them apart.
     """
 
-    rate: float
     markers: tuple[int, int, int] | None = None
 
     def __post_init__(self) -> None:
-        _check_rate(self)
+        super().__post_init__()
         if self.markers is not None:
             if not isinstance(self.markers, tuple | list) or len(self.markers) != 3:
                 raise ValueError(f"markers={self.markers!r}, three token ids are needed: for prefix, suffix and middle")
@@ -193,18 +191,13 @@ class OffsetJitter:
 
 
 @dataclass(frozen=True, kw_only=True)
-class BpeDropout:
+class BpeDropout(_Rated):
     """Split words in other ways than the tokenizer would: merges are left out by chance (Provilkov et al. 2020,
     arXiv:1910.13267). For per-document rows of text that is tokenized on the fly; see `mt_core.bpe_dropout`.
 
     Args:
         rate: probability with which a merge is left out, 0 to 1; the paper uses 0.1.
     """
-
-    rate: float
-
-    def __post_init__(self) -> None:
-        _check_rate(self)
 
 
 RowAugmentation = TokenMasking | TokenDropping | FillInTheMiddle
@@ -226,8 +219,3 @@ def _drawn(input_ids: np.ndarray, rate: float, context: RowContext) -> np.ndarra
     """bool (B, T): a random share of the inputs, special tokens left out."""
     index = np.arange(len(input_ids))[:, None]
     return (context.draw(index, np.arange(input_ids.shape[1])) < rate) & ~np.isin(input_ids, context.special)
-
-
-def _check_rate(one: TokenMasking | TokenDropping | FillInTheMiddle | BpeDropout) -> None:
-    if isinstance(one.rate, bool) or not isinstance(one.rate, int | float) or not 0 <= one.rate <= 1:
-        raise ValueError(f"{type(one).__name__}(rate={one.rate!r}): a number from 0 to 1 is needed")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import operator
 import os
 from collections.abc import Sequence
 from functools import cached_property
@@ -135,7 +136,8 @@ class TransformerDataset(Dataset[Batch]):
                 f"{store} was made with another tokenizer ({store.tokenizer_hash[:12]}…, this one is "
                 f"{tokenizer.fingerprint()[:12]}…): load that one, or prepare the corpus again with this one"
             )
-        self.store, self.seq_length, self.stride, self.chunking = store, seq_length, stride, chunking
+        self.store, self.seq_length, self.chunking = store, int(seq_length), chunking
+        self.stride = None if stride is None else int(stride)
         self.mask_documents, self.provenance = mask_documents, provenance
         self.length_buckets = None if length_buckets is None else self._checked_buckets(length_buckets)
         self.augment, self.seed = tuple(augment), seed
@@ -146,34 +148,38 @@ class TransformerDataset(Dataset[Batch]):
                 tokenizer,
                 seed=seed,
                 chunking=chunking,
-                stride=stride,
+                stride=self.stride,
                 mask_documents=mask_documents,
                 length_buckets=self.length_buckets,
             )
         self.rows = self._create_rows()
 
     def _checked_buckets(self, wanted: int | Sequence[int]) -> tuple[int, ...]:
-        if self.chunking not in ("per_document", "sliding"):
-            raise ValueError(
-                f"length_buckets={wanted} goes with rows that are padded (chunking='per_document' or 'sliding'): "
-                f"{self.chunking} rows are full"
-            )
+        self._check_padded(f"length_buckets={wanted}")
         if isinstance(wanted, int) or not isinstance(wanted, Sequence):
             check_count("length_buckets", wanted)
             wanted = sorted({-(-self.seq_length * step // wanted) for step in range(1, wanted + 1)})
-        buckets = tuple(wanted)
-        for bucket in buckets:
+        for bucket in wanted:
             check_count("each of length_buckets", bucket)
+        buckets = tuple(map(int, wanted))
         if not buckets or list(buckets) != sorted(set(buckets)) or buckets[-1] != self.seq_length:
             raise ValueError(f"length_buckets={buckets} must increase and end with seq_length={self.seq_length}")
         return buckets
+
+    def _check_padded(self, what: str) -> None:
+        if self.chunking not in ("per_document", "sliding"):
+            raise ValueError(
+                f"{what} goes with rows that are padded (chunking='per_document' or 'sliding'): {self.chunking} rows "
+                "are full"
+            )
 
     def buckets(self) -> tuple[np.ndarray, tuple[int, ...]]:
         """Tokens in each row, int64 (rows,), and the lengths batches are cut to.
 
         Raises:
-            ValueError: the dataset was made without `length_buckets`.
+            ValueError: the dataset was made without `length_buckets`, or its rows are full.
         """
+        self._check_padded("token_budget")
         if self.length_buckets is None:
             raise ValueError("token_budget needs length_buckets: TransformerDataset(…, length_buckets=4)")
         return self._row_lengths, self.length_buckets
@@ -202,10 +208,7 @@ class TransformerDataset(Dataset[Batch]):
         return len(self.rows)
 
     def __getitem__(self, index: int) -> Batch:
-        size = len(self)
-        if not -size <= index < size:
-            raise IndexError(f"row {index} does not exist: rows go from 0 to {size - 1}")
-        return {name: tensor[0] for name, tensor in self.gather(np.array([index % size])).items()}
+        return {name: tensor[0] for name, tensor in self.gather(row_number(index, len(self))).items()}
 
     def __getitems__(self, indices: Sequence[int]) -> RowBatch:
         """The rows of a batch in one gather; PyTorch's loaders call this with a list of row numbers."""
@@ -284,6 +287,24 @@ class TransformerDataset(Dataset[Batch]):
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self.rows = self._create_rows()  # the map of the store is open again, in this process
+
+
+def row_number(index: int, n_rows: int) -> np.ndarray:
+    """int64 (1,): the row that Python means by `dataset[index]`; below 0 it counts from the end.
+
+    Raises:
+        TypeError: not a whole number, such as a slice.
+        IndexError: there is no such row.
+    """
+    try:
+        index = operator.index(index)
+    except TypeError:
+        raise TypeError(
+            f"dataset[{index!r}]: the number of one row is needed; dataset.gather(np.array([0, 1])) gives two at once"
+        ) from None
+    if not -n_rows <= index < n_rows:
+        raise IndexError(f"row {index} does not exist: rows go from 0 to {n_rows - 1}")
+    return np.array([index % n_rows])
 
 
 class RowBatch(Sequence[Batch]):

@@ -84,6 +84,7 @@ def create_dataloaders(
     for name, path in (*(("train_path", source) for source, _ in sources), ("val_path", val_path)):
         if not isinstance(path, TokenStore):
             check_path(name, path)
+    bucketed = token_budget is not None and isinstance(chunking, str) and chunking in ("per_document", "sliding")
     val_file = not isinstance(val_path, TokenStore) and os.path.isfile(val_path)
     for source, _ in sources:
         paths = [path for path in (source, val_path) if not isinstance(path, TokenStore) and os.path.exists(path)]
@@ -98,7 +99,7 @@ def create_dataloaders(
             is_jsonl=is_jsonl,
             chunking=chunking,
             mask_documents=mask_documents,
-            length_buckets=4 if length_buckets is None and token_budget is not None else length_buckets,
+            length_buckets=length_buckets if length_buckets is not None or not bucketed else 4,
             seed=seed,
             text_field=text_field,
             sample_by=sample_by,

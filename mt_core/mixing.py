@@ -17,7 +17,7 @@ import torch
 from torch.utils.data import Dataset
 
 from mt_core.arguments import check_count
-from mt_core.dataset import Batch, RowBatch, TransformerDataset
+from mt_core.dataset import Batch, RowBatch, TransformerDataset, row_number
 from mt_core.order import NO_ROW, EpochSampler, permute
 
 _LONGEST_CYCLE = 1 << 16
@@ -47,8 +47,13 @@ class MixedDataset(Dataset[Batch]):
     def __init__(
         self, sources: Sequence[tuple[TransformerDataset, float | Fraction]], *, n_samples: int | None = None
     ) -> None:
-        if not sources:
+        if not isinstance(sources, Sequence) or not sources:
             raise ValueError("there is nothing to mix: pass [(dataset, weight), (dataset, weight)]")
+        for pair in sources:
+            if not isinstance(pair, tuple | list) or len(pair) != 2 or not isinstance(pair[0], TransformerDataset):
+                raise ValueError(
+                    f"a mix holds {pair!r}: pairs of a TransformerDataset and a weight are needed, [(dataset, 3), …]"
+                )
         self.sources = tuple(dataset for dataset, _ in sources)
         self.weights = whole_weights([weight for _, weight in sources])
         _check_alike(self.sources)
@@ -59,16 +64,13 @@ class MixedDataset(Dataset[Batch]):
         if n_samples is None:
             n_samples = Mix(self.weights).position(0, len(first) - 1) + 1
         check_count("n_samples", n_samples)
-        self.n_samples = n_samples
+        self.n_samples = int(n_samples)
 
     def __len__(self) -> int:
         return int(self.starts[-1])
 
     def __getitem__(self, index: int) -> Batch:
-        size = len(self)
-        if not -size <= index < size:
-            raise IndexError(f"row {index} does not exist: rows go from 0 to {size - 1}")
-        return {name: tensor[0] for name, tensor in self.gather(np.array([index % size])).items()}
+        return {name: tensor[0] for name, tensor in self.gather(row_number(index, len(self))).items()}
 
     def __getitems__(self, numbers: Sequence[int]) -> RowBatch:
         """The rows of a batch; PyTorch's loaders call this with a list of what the order gave."""

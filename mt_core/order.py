@@ -215,20 +215,27 @@ class BucketBatches(_Order, Sampler[list[int]]):
         bucket_of = np.searchsorted(buckets, row_lengths)
         self._rows = [np.flatnonzero(bucket_of == b) for b in range(len(buckets))]
         self._sizes = [token_budget // length // world_size * world_size for length in buckets]
-        self._counts = [
+        counts = [
             len(rows) // size if drop_last else -(-len(rows) // size)
             for rows, size in zip(self._rows, self._sizes, strict=True)
         ]
-        self._firsts = np.cumsum([0, *self._counts])  # number of the first batch of each bucket
+        self._firsts = np.cumsum([0, *counts])  # number of the first batch of each bucket
+        # Rows in the largest batch, and batches, of each bucket: where these are others, so is the stream.
+        self.layout = [
+            [min(size, len(rows)), count] for size, rows, count in zip(self._sizes, self._rows, counts, strict=True)
+        ]
+        self._samples = (-1, self._firsts)  # an epoch and its samples: a prefetcher asks at each batch
 
     def __len__(self) -> int:
         return int(self._firsts[-1])
 
     def samples(self, epoch: int) -> np.ndarray:
         """int64 (batches + 1,): rows delivered before each batch of an epoch, by all ranks, and after the last."""
-        bucket, chunk = self._located(np.arange(len(self)), epoch)
-        sizes, lengths = np.array(self._sizes)[bucket], np.array([len(rows) for rows in self._rows])[bucket]
-        return np.concatenate(([0], np.cumsum(np.minimum(sizes, lengths - chunk * sizes))))
+        if self._samples[0] != epoch:
+            bucket, chunk = self._located(np.arange(len(self)), epoch)
+            sizes, lengths = np.array(self._sizes)[bucket], np.array([len(rows) for rows in self._rows])[bucket]
+            self._samples = epoch, np.concatenate(([0], np.cumsum(np.minimum(sizes, lengths - chunk * sizes))))
+        return self._samples[1]
 
     def __iter__(self) -> Iterator[list[int]]:
         self._start()

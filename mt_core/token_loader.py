@@ -41,7 +41,8 @@ class TokenLoader(DataLoader[Batch]):
         dataset: the rows, of one source or of several, see `MixedDataset`.
         batch_size: B, rows in a batch, of all ranks together.
         token_budget: instead of batch_size, for rows with padding: rows of about one length come together, as many
-            as hold this many tokens, filled up to one of `dataset.length_buckets`.
+            as hold this many tokens, filled up to one of `dataset.length_buckets`, and a multiple of world_size. Where
+            another budget or world_size makes other batches of them, resuming is refused.
         shuffle: a new order each epoch, or always 0, 1, 2, …
         drop_last: leave out the incomplete last batch.
         seed: chooses the orders; a whole number from 0 to 2**64 - 1.
@@ -81,9 +82,16 @@ class TokenLoader(DataLoader[Batch]):
                 "exact resume rest on: with Lightning set Trainer(use_distributed_sampler=False), leave out "
                 "overfit_batches, and do not use it for predict"
             )
+        if not isinstance(dataset, TransformerDataset | MixedDataset):
+            raise ValueError(
+                f"dataset={dataset!r}, a TransformerDataset or MixedDataset is needed: "
+                "TokenLoader(TransformerDataset(path, tokenizer)), or create_dataloaders for text files"
+            )
         check_count("batch_size", batch_size, most=1 << 31)
         if token_budget is not None:
             check_count("token_budget", token_budget, most=1 << 31)
+            token_budget = int(token_budget)
+        batch_size = int(batch_size)
         self._asked_ranks = rank is None and world_size is None
         rank, world_size = data_ranks(rank, world_size)
         if token_budget is None and batch_size % world_size:
@@ -111,8 +119,9 @@ class TokenLoader(DataLoader[Batch]):
         self.worker_policy = policy
         self.seed, self.shuffle, self.rank, self.world_size = seed, shuffle, rank, world_size
         self.global_batch_size = None if token_budget else batch_size
-        self._epoch, self._delivered = -1, 0  # of the pass that is running or was the last
-        self._next: tuple[int, int] | None = None  # epoch and delivered batches that the next pass starts from
+        self._epoch = -1  # of the pass that is running or was the last
+        self._place = (0, 0)  # epoch and delivered batches: what `state_dict` tells
+        self._next: tuple[int, int] | None = None  # where the next pass starts, if not at the next epoch
         self._pass = object()  # a mark of the newest pass
         self._running: weakref.ref[Iterator[Batch]] | None = None
         context = None
@@ -164,13 +173,13 @@ class TokenLoader(DataLoader[Batch]):
         """Choose the next epoch. Not needed: each pass is a new epoch. For frameworks that call it."""
         if isinstance(epoch, bool) or not isinstance(epoch, int) or not 0 <= epoch < _EPOCHS:
             raise ValueError(f"epoch={epoch!r}, a whole number from 0 is needed, below 2**31")
-        self._next = (epoch, 0)
+        self._next = self._place = (epoch, 0)
         self.order.set_epoch(epoch)
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
-        self._epoch, self._delivered = self._next or (self.epoch + 1, 0)
-        self._next = None
-        self.order.begin(self._epoch, self._samples(self._epoch, self._delivered))
+        self._place = self._next or (self.epoch + 1, 0)
+        self._epoch, self._next = self._place[0], None
+        self.order.begin(self._epoch, self._samples(*self._place))
         if self.num_workers == 0 and not self.pin_memory:
             batches = self._in_process()
         elif self.num_workers == 0:
@@ -181,12 +190,13 @@ class TokenLoader(DataLoader[Batch]):
         if self.dataset.provenance:  # type: ignore[attr-defined]
             batches = _stamped(batches, self._epoch, self.rank)
         self._pass = this_pass = object()
-        running = self._deliver(batches, this_pass)
+        running = self._deliver(batches, this_pass, self._place)
         self._running = weakref.ref(running)
         return running
 
-    def _deliver(self, batches: Iterator[Batch], this_pass: object) -> Iterator[Batch]:
+    def _deliver(self, batches: Iterator[Batch], this_pass: object, place: tuple[int, int]) -> Iterator[Batch]:
         self._check_framework()
+        epoch, delivered = place
         while True:
             if self._pass is not this_pass:  # the two would share one position, and workers that stay one queue
                 raise LoaderStateError(
@@ -197,7 +207,8 @@ class TokenLoader(DataLoader[Batch]):
                 batch = next(batches)
             except StopIteration:
                 return
-            self._delivered += 1
+            delivered += 1
+            self._place = (epoch, delivered)
             yield batch
 
     def _check_framework(self) -> None:
@@ -228,7 +239,7 @@ class TokenLoader(DataLoader[Batch]):
         each = max(1, _TOKENS_PER_GATHER // (size * dataset.seq_length))  # type: ignore[attr-defined]
         for block in order.blocks(max(each, 8192 // size)):
             for start in range(0, len(block), size * each):
-                yield from _split(dataset.gather(block[start : start + size * each]), size, self.drop_last)  # type: ignore
+                yield from _split(dataset.gather(block[start : start + size * each]), size)  # type: ignore
 
     # -- resume --------------------------------------------------------------------------------------------
 
@@ -239,8 +250,7 @@ class TokenLoader(DataLoader[Batch]):
                 "another loader reads through this one, and only it knows which batches it delivered: count them, and "
                 "resume with its means, such as Accelerate's set_epoch and skip_first_batches"
             )
-        epoch, delivered = self._next or (max(self._epoch, 0), self._delivered)
-        return {"epoch": epoch, "samples_delivered": self._samples(epoch, delivered), **self._identity()}
+        return {"epoch": self._place[0], "samples_delivered": self._samples(*self._place), **self._identity()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where `state` was taken. The number of workers may differ; what decides the stream may not.
@@ -257,7 +267,7 @@ class TokenLoader(DataLoader[Batch]):
             )
         if not isinstance(state, Mapping):
             raise LoaderStateError(f"the state is {type(state).__name__}, what state_dict() returned is needed")
-        for name, ours in {"augment": None, **self._identity()}.items():
+        for name, ours in {"augment": None, "bucket_batches": None, **self._identity()}.items():
             theirs = state.get(name)
             if not _same(theirs, ours):
                 raise LoaderStateError(
@@ -268,7 +278,7 @@ class TokenLoader(DataLoader[Batch]):
         if type(epoch) is not int or type(samples) is not int or not 0 <= epoch < _EPOCHS or samples < 0:
             raise LoaderStateError(f"epoch={epoch!r} and samples_delivered={samples!r} are not whole numbers from 0")
         delivered = self._batches(epoch, samples)
-        self._next = (epoch, delivered) if delivered < len(self) else (epoch + 1, 0)
+        self._next = self._place = (epoch, delivered) if delivered < len(self) else (epoch + 1, 0)
         self.order.reader = "resumed"
 
     def _samples(self, epoch: int, delivered: int) -> int:
@@ -287,16 +297,17 @@ class TokenLoader(DataLoader[Batch]):
                     f"{samples} samples do not end with a batch here: resume with the same token_budget and buckets"
                 )
             return delivered
-        delivered, rest = divmod(samples, self.order.batch_size)
-        if rest:
+        size = self.order.batch_size
+        if samples % size and samples < self.order.n_rows:  # or else the epoch was at its end
             raise LoaderStateError(
-                f"{samples} samples were delivered, not a whole number of batches of {self.order.batch_size}: "
+                f"{samples} samples were delivered, not a whole number of batches of {size}: "
                 "resume with a batch_size that divides it"
             )
-        return delivered
+        return -(-samples // size)
 
     def _identity(self) -> dict[str, Any]:
-        return {**self.dataset.settings(), "seed": self.seed, "shuffle": self.shuffle}  # type: ignore[attr-defined]
+        identity = {**self.dataset.settings(), "seed": self.seed, "shuffle": self.shuffle}  # type: ignore[attr-defined]
+        return identity | ({"bucket_batches": self.order.layout} if isinstance(self.order, BucketBatches) else {})
 
 
 def _same(theirs: Any, ours: Any) -> bool:
@@ -315,8 +326,8 @@ def _stamped(batches: Iterator[Batch], epoch: int, rank: int) -> Iterator[Batch]
         yield batch
 
 
-def _split(gathered: Batch, size: int, drop_last: bool) -> Iterator[Batch]:
-    """Several batches that were gathered at once, taken apart; the last may be smaller, or is left out."""
+def _split(gathered: Batch, size: int) -> Iterator[Batch]:
+    """Several batches that were gathered at once, taken apart; the last may be smaller."""
     rows = len(gathered["input_ids"])
     if rows == size:
         yield gathered
@@ -325,5 +336,5 @@ def _split(gathered: Batch, size: int, drop_last: bool) -> Iterator[Batch]:
     pieces = (tensor[: whole * size].unflatten(0, (whole, size)).unbind() for tensor in gathered.values())
     for tensors in zip(*pieces, strict=True):
         yield dict(zip(names, tensors))  # noqa: B905  strict costs time here
-    if rows % size and not drop_last:
+    if rows % size:
         yield {name: tensor[whole * size :] for name, tensor in gathered.items()}

@@ -35,12 +35,12 @@ class ContiguousRows:
         if n_tokens < 2:
             raise ValueError(
                 f"corpus has {n_tokens} token{'' if n_tokens == 1 else 's'}, at least 2 are needed for one input "
-                "and its label: add text"
+                f"and its label: add text{_which(store)}"
             )
         if n_tokens < seq_length + 1:
             raise ValueError(
                 f"corpus has {n_tokens} tokens, one row of seq_length={seq_length} needs {seq_length + 1}: "
-                f"lower seq_length to {n_tokens - 1} or less, or add text"
+                f"lower seq_length to {n_tokens - 1} or less, or add text{_which(store)}"
             )
         self.seq_length = seq_length
         self.stride = seq_length if stride is None else stride
@@ -137,7 +137,7 @@ class _PieceRows:
         masked: np.ndarray | None = None,
     ) -> None:
         if not len(starts):
-            raise ValueError("no document has two tokens, one input and its label: add text")
+            raise ValueError(f"no document has two tokens, one input and its label: add text{_which(store)}")
         self.seq_length, self.pad_token_id, self._token_ids = seq_length, store.pad_token_id, store.token_ids
         self._starts, self._lengths, self._documents, self._masked = starts, lengths, documents, masked
         self._until = np.concatenate(([0], pieces_until))
@@ -252,6 +252,11 @@ class PackedRows(_PieceRows):
             documents=documents[order],
             pieces_until=np.cumsum(np.bincount(row_of)),
         )
+
+
+def _which(store: TokenStore) -> str:
+    """What tells the training corpus from the validation corpus in an error."""
+    return "" if store.path is None else f" (the corpus is {store.path})"
 
 
 def _windows(token_ids: np.ndarray, width: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""What several test files use beside fixtures: programs of tools/ as modules, and whether a process lives."""
+"""What several test files use beside fixtures: a stream of integers, programs of tools/, whether a process lives."""
 
 import importlib.util
 import os
@@ -6,7 +6,18 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+import pytest
+
+from mt_core import TokenStore
+
 ROOT = Path(__file__).resolve().parents[1]
+# PyTorch says so where it counts fewer cores than workers; the tests that start workers mean it.
+starts_workers = pytest.mark.filterwarnings(r"ignore:This DataLoader will create \d worker processes:UserWarning")
+
+
+def stream(n_tokens: int) -> TokenStore:
+    """The integers 0 to N - 1 as tokens: a token says where it stands."""
+    return TokenStore.from_token_ids(range(n_tokens), vocab_size=max(n_tokens, 1))
 
 
 def load_tool(name: str) -> ModuleType:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers import starts_workers, stream
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -35,16 +36,10 @@ from mt_core.bpe_dropout import BpeDropoutRows, DropoutEncoder
 from mt_core.lab.audit import CountingCorpus, audit, counting_corpus, interrupted
 from mt_core.windows import JitteredRows
 
-starts_workers = pytest.mark.filterwarnings(r"ignore:This DataLoader will create \d worker processes:UserWarning")
 PAD, CLS, SEP, MASK = 0, 1, 2, 3
 P, S, M = 91, 92, 93
 HIDDEN = -1  # a token whose label is masked, and which is no input
 ALL = [TokenMasking(rate=0.3), TokenDropping(rate=0.3), FillInTheMiddle(rate=0.8), OffsetJitter()]
-
-
-def stream(n_tokens: int) -> TokenStore:
-    """The integers 0 to N - 1 as tokens."""
-    return TokenStore.from_token_ids(range(n_tokens), vocab_size=n_tokens)
 
 
 def documents(*lengths: int) -> TokenStore:

@@ -88,7 +88,32 @@ def test_resume_at_any_batch(num_workers: int) -> None:
         rest = [rows(batch) for batch in again]
         assert rest == (whole[0][stop:] or whole[1])
     with pytest.raises(LoaderStateError, match="samples do not end with a batch here"):
-        TokenLoader(dataset, **{**settings, "token_budget": 200}).load_state_dict({**state, "samples_delivered": 1})
+        TokenLoader(dataset, **settings).load_state_dict({**state, "samples_delivered": 1})
+
+
+def test_resuming_with_other_batches_is_refused_at_any_batch() -> None:
+    """Their order is another: rows would be missed and repeated, unseen where a batch of both ends at this place."""
+    dataset, budget = corpus(), {"token_budget": 96}  # batches of 12, 6, 4 and 3 rows; on two ranks of 12, 6, 4 and 2
+    loader = TokenLoader(dataset, **budget)
+    others = ({"token_budget": 128}, {**budget, "drop_last": True}, {**budget, "rank": 0, "world_size": 2})
+    for _ in loader:
+        for other in (*others, {"batch_size": 1}):
+            with pytest.raises(LoaderStateError, match=r"taken with bucket_batches=\[\[12, 2\], \[6, 2\], "):
+                TokenLoader(dataset, **other).load_state_dict(loader.state_dict())
+    with pytest.raises(LoaderStateError, match="taken with bucket_batches=None"):
+        loader.load_state_dict(TokenLoader(dataset, batch_size=1).state_dict())
+
+
+def test_resuming_on_other_ranks_that_share_the_same_batches() -> None:
+    dataset, budget = corpus(), {"token_budget": 256, "shuffle": True}  # batches of up to 32, 16, 10 and 8 rows
+    loader = TokenLoader(dataset, **budget)
+    running = iter(loader)
+    next(running)
+    parts = [TokenLoader(dataset, **budget, rank=rank, world_size=2) for rank in range(2)]
+    for part in parts:
+        part.load_state_dict(loader.state_dict())
+    for whole, *shares in zip(running, *parts, strict=True):
+        assert rows(whole) == [row for share in shares for row in rows(share) if row >= 0]
 
 
 @pytest.mark.parametrize("world_size", [2, 4])
@@ -116,6 +141,9 @@ def test_settings_that_cannot_work() -> None:
         corpus(length_buckets=(8, 16))
     with pytest.raises(ValueError, match="contiguous rows are full"):
         TransformerDataset(TokenStore.from_token_ids(range(99), vocab_size=99), seq_length=8, length_buckets=2)
+    full = TokenStore.from_token_ids(range(99), vocab_size=99), TokenStore.from_token_ids(range(98), vocab_size=99)
+    with pytest.raises(ValueError, match=r"^token_budget goes with rows that are padded .*: contiguous rows are full"):
+        create_dataloaders(*full, None, seq_length=8, token_budget=64)
     with pytest.raises(ValueError, match="length_buckets=0, a whole number"):
         corpus(length_buckets=0)
     with pytest.raises(ValueError, match="no batch of token_budget=3200 is full"):

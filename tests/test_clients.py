@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from helpers import starts_workers
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader
 from transformers import LlamaForCausalLM, Trainer, TrainerCallback, TrainingArguments
@@ -32,7 +33,6 @@ from mt_core import (
 GUIDE = (Path(__file__).parents[1] / "docs" / "experimenters.md").read_text(encoding="utf-8")
 V = 257
 ENDS = [3, 10, 11, 12, 40, 55, 100, 101, 180, 200, V - 4]
-starts_workers = pytest.mark.filterwarnings(r"ignore:This DataLoader will create \d worker processes:UserWarning")
 EPOCHS = 2
 
 

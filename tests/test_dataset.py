@@ -8,16 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers import stream
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader, default_collate
 
 from mt_core import MicroTransformerTokenizer, TokenStore, TransformerDataset
-
-
-def stream(n_tokens: int) -> TokenStore:
-    """The integers 0 to N - 1 as tokens: a token says where it stands."""
-    return TokenStore.from_token_ids(range(n_tokens), vocab_size=n_tokens)
 
 
 def test_a_row_worked_out_by_hand() -> None:
@@ -120,6 +116,10 @@ def test_python_indexing_rules() -> None:
     for wrong in (2, -3):
         with pytest.raises(IndexError, match=f"row {wrong} does not exist: rows go from 0 to 1"):
             dataset[wrong]
+    for wrong in ("0", 1.0, slice(0, 2), None):
+        with pytest.raises(TypeError, match=r"^dataset\[.*\]: the number of one row is needed; dataset.gather"):
+            dataset[wrong]
+    assert torch.equal(dataset[np.int64(1)]["labels"], dataset[torch.tensor(1)]["labels"])
 
 
 @pytest.mark.parametrize("wrong", [-1, 2, 10**9])
@@ -188,6 +188,14 @@ def test_the_fingerprint_changes_with_whatever_changes_the_rows(mapped: TokenSto
 def test_lengths_are_whole_numbers_from_1(name: str, value: object) -> None:
     with pytest.raises(ValueError, match=f"{name}={value!r}, a whole number of at least 1 is needed"):
         TransformerDataset(stream(9), **{name: value})  # type: ignore[arg-type]
+
+
+def test_lengths_may_be_numbers_of_numpy() -> None:
+    """They come out of a computation; a fingerprint and a checkpoint are written as JSON, which does not know them."""
+    settings = {"seq_length": 4, "stride": 2, "chunking": "sliding", "length_buckets": (2, 4)}
+    numpy = {**settings, "seq_length": np.int64(4), "stride": np.int32(2), "length_buckets": (np.int64(2), np.int64(4))}
+    one, other = (TransformerDataset(stream(9), **each) for each in (settings, numpy))
+    assert one.fingerprint() == other.fingerprint()
 
 
 def test_settings_that_do_not_go_together(corpus: Path) -> None:

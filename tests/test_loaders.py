@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import is_alive
+from helpers import is_alive, starts_workers, stream
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
@@ -23,21 +23,12 @@ from mt_core import (
     LoaderStateError,
     MicroTransformerTokenizer,
     TokenLoader,
-    TokenStore,
     TransformerDataset,
     create_dataloaders,
 )
 from mt_core import token_loader as loaders_module
 from mt_core.order import epoch_rows
 from mt_core.workers import choose_pinning, choose_workers, main_module_hidden
-
-# PyTorch says so where it counts fewer cores than workers; the tests that start workers mean it.
-starts_workers = pytest.mark.filterwarnings(r"ignore:This DataLoader will create \d worker processes:UserWarning")
-
-
-def stream(n_tokens: int) -> TokenStore:
-    """The integers 0 to N - 1 as tokens: the first input of a row says which row it is."""
-    return TokenStore.from_token_ids(range(n_tokens), vocab_size=n_tokens)
 
 
 def create(n_rows: int = 10, **settings: object) -> TokenLoader:
@@ -48,6 +39,13 @@ def create(n_rows: int = 10, **settings: object) -> TokenLoader:
         TransformerDataset(stream(n_rows * 4 + 1), seq_length=4),
         **{"batch_size": 3, "shuffle": True, "seed": 7, **settings},  # type: ignore[arg-type]
     )
+
+
+def create_at(epoch: int, **settings: object) -> TokenLoader:
+    """As `create`, before that epoch."""
+    loader = create(**settings)  # type: ignore[arg-type]
+    loader.set_epoch(epoch)
+    return loader
 
 
 def rows_of(batches: Iterable[dict[str, torch.Tensor]]) -> list[list[int]]:
@@ -125,6 +123,12 @@ def test_a_text_is_tokenized_once_and_kept_beside_it(
     for one, other in zip(first, again, strict=True):
         for a, b in zip(one, other, strict=True):
             assert torch.equal(a["input_ids"], b["input_ids"])
+
+
+def test_a_corpus_that_is_too_short_is_named(tokenizer: MicroTransformerTokenizer, paths: tuple[Path, Path]) -> None:
+    paths[1].write_text('{"text": "short"}', encoding="utf-8")
+    with pytest.raises(ValueError, match=r"corpus has \d tokens, .*or add text \(the corpus is .*val\.jsonl-"):
+        create_dataloaders(*paths, tokenizer, batch_size=2, seq_length=16)
 
 
 def test_validation_takes_each_target_once_whatever_the_training_stride() -> None:
@@ -366,6 +370,41 @@ def test_batch_size_may_change_where_the_batches_meet() -> None:
     assert flat(seen + rows_of(new)) == epoch_rows(0, 24, 24, seed=7, epoch=0, shuffle=True).tolist()
     with pytest.raises(LoaderStateError, match="12 samples were delivered, not a whole number of batches of 5"):
         create(n_rows=24, batch_size=5).load_state_dict(old.state_dict() | {"samples_delivered": 12})
+
+
+def test_batch_size_may_change_between_epochs() -> None:
+    """Eleven rows are 3 batches of 4, counted as twelve: no whole batches of 5 or 10, but the end of the epoch."""
+    old = create(n_rows=11, batch_size=4)
+    list(old)
+    expected = flat(rows_of(create_at(1, n_rows=11)))
+    for batch_size in (5, 10):
+        new = create(n_rows=11, batch_size=batch_size)
+        new.load_state_dict(old.state_dict())
+        assert flat(rows_of(new)) == expected and new.epoch == 1
+
+
+def test_set_epoch_during_a_pass_does_not_move_its_place() -> None:
+    old, new = create(), create()
+    running = iter(old)
+    next(running)
+    old.set_epoch(5)
+    assert (old.state_dict()["epoch"], old.state_dict()["samples_delivered"]) == (5, 0), "the next pass"
+    next(running)
+    new.load_state_dict(old.state_dict())
+    assert rows_of(new) == rows_of(running), "the pass that goes on"
+    assert rows_of(old) == rows_of(create_at(5))
+
+
+def test_what_is_no_dataset_is_refused_with_what_to_do() -> None:
+    for wrong in ("train.jsonl", stream(9), [1, 2]):
+        with pytest.raises(ValueError, match=r"^dataset=.*, a TransformerDataset or MixedDataset is needed: TokenL"):
+            TokenLoader(wrong)  # type: ignore[arg-type]
+
+
+def test_batch_size_may_be_a_number_of_numpy() -> None:
+    loader = create(batch_size=np.int64(3))
+    next(iter(loader))
+    assert json.dumps(loader.state_dict()) == json.dumps(create().state_dict() | {"samples_delivered": 3})
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers import starts_workers
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -26,7 +27,6 @@ from mt_core.augment import OffsetJitter, TokenMasking
 from mt_core.mixing import Mix, MixedDataset, whole_weights
 from mt_core.order import epoch_rows, permute
 
-starts_workers = pytest.mark.filterwarnings(r"ignore:This DataLoader will create \d worker processes:UserWarning")
 weights_of_a_mix = st.lists(st.integers(1, 40), min_size=1, max_size=6)
 
 
@@ -266,6 +266,9 @@ def test_sources_that_do_not_go_together() -> None:
     with pytest.raises(ValueError, match="there is nothing to mix: pass"):
         MixedDataset([])
     one = source(3, 0)
+    for wrong in ([one, one], [(1, one)], [(one.store, 1)], [(MixedDataset([(one, 1)]), 1)]):
+        with pytest.raises(ValueError, match=r"a mix holds .*: pairs of a TransformerDataset and a weight are needed"):
+            MixedDataset(wrong)
     other = TransformerDataset(one.store, seq_length=3)
     with pytest.raises(ValueError, match="the first source has seq_length=4, source 2 has 3: they must agree"):
         MixedDataset([(one, 1), (other, 1)])

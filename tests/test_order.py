@@ -23,6 +23,8 @@ def test_these_orders_never_change() -> None:
     large = epoch_rows(0, 100_003, 100_003, seed=1234, epoch=5, shuffle=True)
     assert large[:5].tolist() == [30257, 70953, 23137, 23801, 73344]
     assert hashlib.sha256(large.astype("<i8").tobytes()).hexdigest()[:16] == "c76d5946022df117"
+    edges = np.concatenate([order(n, seed=3, epoch=1) for n in (8, 4096, 4097)])  # where bits and rounds change
+    assert hashlib.sha256(edges.astype("<i8").tobytes()).hexdigest()[:16] == "774d28051cb6c838"
 
 
 @pytest.mark.parametrize("k", [*range(1, 14), 16, 17, 18])

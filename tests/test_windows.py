@@ -4,17 +4,13 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from helpers import stream
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mt_core import TokenStore
 from mt_core.packing import pack
 from mt_core.windows import IGNORE, ContiguousRows, DocumentRows, PackedRows
-
-
-def stream(n_tokens: int) -> TokenStore:
-    """The integers 0 to N - 1 as tokens: a token says where it stands."""
-    return TokenStore.from_token_ids(range(n_tokens), vocab_size=max(n_tokens, 1))
 
 
 def all_rows(rows: ContiguousRows | DocumentRows | PackedRows) -> dict[str, np.ndarray]:
