@@ -3,6 +3,7 @@
 import inspect
 import re
 import textwrap
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -274,6 +275,32 @@ def test_numbers_may_come_as_arrays_or_tensors() -> None:
     place = EXHIBITS["colliding_rows"].mend
     assert EXHIBITS["colliding_rows"].check(lambda row, n, seed: np.int64(place(row, n, seed))).ok
     assert not EXHIBITS["colliding_rows"].check(lambda row, n, seed: float(place(row, n, seed))).ok
+
+
+@pytest.mark.parametrize(
+    ("name", "candidate", "says"),
+    [
+        ("too_good", lambda token_ids: token_ids, "a pair (input_ids, labels) is needed, not [0, 1, 2"),
+        ("familiar_validation", lambda *_: 3, "a pair (train, val) of lists of documents is needed, not 3"),
+        ("familiar_validation", lambda *_: (3, 4), "train: a list is needed, not 3"),
+        ("lost_lines", lambda data: ["story 0"], "a pair (texts, bad) is needed, not ['story 0']"),
+        ("double_votes", lambda *_: 3, "10 rows on 4 ranks: rank 0: a list is needed, not 3"),
+        ("waiting_rank", lambda *_: 3, "9 rows in batches of 2 on 2 ranks: a list is needed, not 3"),
+        ("waiting_rank", lambda *_: [3], "a batch of rank 0: a list is needed, not 3"),
+        ("hasty_buffer", lambda *_: 3, "the copies: a list is needed, not 3"),
+    ],
+)
+def test_an_answer_of_another_kind_is_named_and_not_taken_for_an_error_of_its_author(
+    name: str, candidate: Callable[..., object], says: str
+) -> None:
+    assert says in EXHIBITS[name].check(candidate).explanation
+
+
+def test_pairs_and_batches_may_come_from_generators() -> None:
+    for name in ("too_good", "familiar_validation", "waiting_rank", "double_votes"):
+        mend = EXHIBITS[name].mend
+        verdict = EXHIBITS[name].check(lambda *given, mend=mend: (part for part in mend(*given)))
+        assert verdict.ok, verdict
 
 
 def test_the_printing_functions(capsys: pytest.CaptureFixture[str]) -> None:
