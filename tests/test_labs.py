@@ -104,6 +104,12 @@ def test_an_exercise_becomes_a_cell_with_its_solution_and_a_check_that_counts() 
     assert namespace["my_sum"](2, 3) == 5
 
 
+def test_of_a_check_cell_the_last_line_counts() -> None:
+    check = new_code_cell("print('Is it right?')\nchecks.sums.right(my_sum)")
+    (exercise,) = labs.find_exercises(lesson(stub(), check, solution()))
+    assert exercise.check == check.source
+
+
 PAIR = (
     new_code_cell(f"{stub().source}\n\n\n{stub('Easy, 2 minutes.', 'my_product').source}", metadata=stub().metadata),
     new_code_cell(f"{CHECK.source}\nchecks.sums.product(my_product)"),
