@@ -107,7 +107,7 @@ def plot_means(
         ax.margins(x=0)
         ax.set(title="Does the reported loss depend on the batch size?", xlabel="batch size (rows)")
         ax.set_ylabel("loss (nats per token)")
-        name_ends(ax, names, 0.1)
+        name_ends(ax, names)
         return ax
 
 
@@ -132,8 +132,8 @@ def plot_gradient_noise(batch_sizes: Sequence[int], noise: Sequence[float], *, a
             ("1/√B", (sizes[-2], law[-2]), (-10, -20), "right"),
         ):
             ax.annotate(text, start, xytext=offset, textcoords="offset points", ha=where, color=BLACK)
-        ax.set(title="How fast does gradient noise fall?", xlabel="batch size (rows)")
-        ax.set_ylabel("noise (lengths of the full gradient)")
+        ax.set(title="How fast does gradient noise fall?", xlabel="batch size (rows, logarithmic)")
+        ax.set_ylabel("noise, logarithmic\n(lengths of the full gradient)")
         marks = 2.0 ** np.arange(np.floor(np.log2(min(heights.min(), 1))), np.ceil(np.log2(heights.max())) + 1)
         ax.set_xticks(sizes, [str(size) for size in sizes])
         ax.set_yticks(marks, [f"{mark:g}" for mark in marks])
