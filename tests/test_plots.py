@@ -13,6 +13,7 @@ from matplotlib.text import Annotation, Text
 from mt_core.lab import plots
 from mt_core.lab.plots import plot_loss, plot_mask, plot_row, plot_runs, plot_targets, running_mean, spread
 from mt_core.lab.style import BLUE, ORANGE, SKY
+from mt_core.lab.token_boxes import plot_tokens
 
 
 @pytest.fixture(autouse=True)
@@ -139,6 +140,22 @@ def test_at_a_place_the_prefix_is_filled_and_one_label_is_strong(place: int) -> 
     hatched = [patch for patch in ax.patches if isinstance(patch, Rectangle) and patch.get_hatch()]
     assert [round(box.get_x()) for box in hatched] == list(range(place + 1, 5))
     assert f"place {place}" in ax.get_title(loc="left")
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda tokens: plot_row(tokens, tokens),
+        lambda tokens: plot_mask(np.tril(np.ones((2, 2))), tokens),
+        lambda tokens: plots.plot_attention(np.array([[1.0, 0.0], [0.5, 0.5]]), tokens)[0],
+        lambda tokens: plots.plot_pieces([tokens], newest=tokens[1]),
+        lambda tokens: plots.plot_next_tokens(tokens, np.array([0.6, 0.4]), np.array([1.0, 0.0])),
+        lambda tokens: plot_tokens(tokens, [1, 2]),
+    ],
+    ids="row mask attention pieces next boxes".split(),
+)
+def test_dollar_signs_in_tokens_begin_no_formula(draw: Callable[[list[str]], Axes]) -> None:
+    draw(["$$", "$x$"]).figure.canvas.draw()  # "$$" is a ValueError as a formula
 
 
 def test_rows_that_do_not_match_are_refused() -> None:
