@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+import tomllib
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -229,6 +230,9 @@ def test_find_links_works_without_an_index(machine: Machine, capsys) -> None:
         ("NewConnectionError(... Failed to establish a new connection", "Is there a network?"),
         ("ERROR: No matching distribution found for torch==2.13.0", "--find-links wheels"),
         ("PermissionError: [Errno 13] Permission denied", "is this folder yours"),
+        ("[WinError 32] The process cannot access the file because it is being used by another process", "running"),
+        ("OSError: [Errno 2] No such file\nHINT: ... does not have Windows Long Path support enabled", "a short path"),
+        ("error: externally-managed-environment", "without --here"),
         ("something never seen", "above"),
     ],
 )
@@ -246,6 +250,22 @@ def test_an_old_python_is_told_what_is_needed(machine: Machine, capsys, monkeypa
     said = capsys.readouterr().err
     assert f"this is Python {version[0]}.{version[1]}, the course needs 3.11 to 3.14" in said
     assert "python3.13 start.py lab" in said and machine.steps == []
+
+
+def test_a_python_that_is_too_new_is_named_when_a_package_is_missing(machine: Machine, capsys, monkeypatch) -> None:
+    monkeypatch.setattr(start.sys, "version_info", (3, 15, 0))
+    machine.fail_at, machine.says = "pip", "ERROR: No matching distribution found for torch==2.13.0"
+    for found, advice in ("python3.12", "Run: python3.12 start.py lab"), ("", "Get 3.14 from https://www.python.org"):
+        monkeypatch.setattr(start, "works", lambda name, found=found: name == found)
+        assert start.main(["lab"]) == 2
+        said = capsys.readouterr()
+        assert "Python 3.15, newer than 3.14" in said.out and f"not there for Python 3.15 yet. {advice}" in said.err
+
+
+def test_windows_finds_pythons_by_its_launcher(machine: Machine, monkeypatch) -> None:
+    monkeypatch.setattr(start.sys, "platform", "win32", raising=False)
+    monkeypatch.setattr(start.subprocess, "call", lambda command, **_: command != ["py", "-3.13", "-c", ""])
+    assert start.better_python() == "Run: py -3.13 start.py lab"
 
 
 def test_an_old_python_can_read_the_file() -> None:
@@ -321,6 +341,15 @@ def test_here_installs_nothing_and_says_what_is_missing(machine: Machine, capsys
     assert "has no nbval" in capsys.readouterr().err
     assert start.main(["setup", "--here"]) == 0
     assert [command[0] for command in machine.calls] == [sys.executable] and not start.VENV.exists()
+
+
+def test_here_looks_for_everything_that_the_course_imports(machine: Machine, capsys, monkeypatch) -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    lines = [*project["dependencies"], *project["optional-dependencies"]["lab"]]
+    assert sorted(start.COURSE) == sorted(line.partition(">")[0] for line in lines)
+    monkeypatch.setattr(start.importlib.util, "find_spec", lambda name: name if name == "torch" else None)
+    assert start.main(["train", "--here"]) == 2
+    assert "has no numpy, tokenizers" in capsys.readouterr().err and machine.ran == []
 
 
 def test_commands_run_with_the_environments_own_programs_first(machine: Machine, monkeypatch) -> None:
