@@ -104,6 +104,19 @@ def test_names_of_lines_that_end_together_do_not_overlap(draw: Callable[[], Axes
     assert len(seen) >= 3 and all(lower[1] < higher[0] for lower, higher in pairwise(seen))
 
 
+def test_a_run_that_diverges_is_drawn_as_far_as_it_goes_and_named_at_the_top() -> None:
+    ax = plot_runs({"calm": [6.0, 3.0], "wild": [6.0, float("inf")], "wilder": [7.0, float("nan")]})
+    ax.figure.canvas.draw()
+    names = {note.get_text(): note.xy[1] for note in ax.texts}
+    assert names.pop("calm") == 3.0
+    assert names == dict.fromkeys(("wild, diverged", "wilder, diverged"), ax.get_ylim()[1])
+    assert ax.get_ylim()[1] == pytest.approx(1.05 * 7.0)
+    plots.plot_differences({"wild": [0.0, float("nan")]}, first_step=1).figure.canvas.draw()
+    for nothing in ({}, {"none": []}):
+        with pytest.raises(ValueError, match="a run at least is needed, and a loss in each"):
+            plot_runs(nothing)
+
+
 def test_names_go_with_their_lines_where_limits_are_changed_afterwards() -> None:
     ax = plots.plot_memory([10, 10**6], {"list": [360, 36e6], "map": [800, 800]})
     ax.set_ylim(bottom=1)

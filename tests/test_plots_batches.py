@@ -86,6 +86,12 @@ def test_noise_stands_beside_the_law_through_its_first_point() -> None:
     assert {"measured", "1/√B"} < set(texts(ax))
 
 
+@pytest.mark.parametrize(("sizes", "noise"), [([1], [2.0]), ([1, 2], [2.0]), ([1, 2], [2.0, 0.0])])
+def test_noise_that_has_no_law_is_refused(sizes: list[int], noise: list[float]) -> None:
+    with pytest.raises(ValueError, match=f"{len(noise)} values for {len(sizes)} sizes"):
+        plot_gradient_noise(sizes, noise)
+
+
 def test_a_cloud_has_the_full_gradients_tip_as_the_middle_of_its_arc() -> None:
     ax = plot_gradient_cloud([1.0, 0.5], [2.0, 1.5], batch_size=4, radius=1.25)
     arc, dots, tip = ax.lines

@@ -54,11 +54,15 @@ def plot_runs(
         runs: name -> loss of each step; at most four, each with a line style of its own.
         references: name -> nats per token, drawn as thin horizontal lines and named with their value.
 
+    A run that diverges is named as such, where its losses are no finite numbers any more.
+
     Raises:
-        ValueError: more runs than line styles.
+        ValueError: more runs than line styles, or no losses.
     """
     if len(runs) > len(_RUN_LOOKS):
         raise ValueError(f"{len(runs)} runs, at most {len(_RUN_LOOKS)} can be told apart: draw fewer")
+    if not runs or not all(len(losses) for losses in runs.values()):
+        raise ValueError(f"runs of {[*map(len, runs.values())]} losses: a run at least is needed, and a loss in each")
     with style():
         ax = ax if ax is not None else plt.subplots(figsize=(7.5, 3.8))[1]
         names: list[tuple[float, str, str]] = []  # height of the line's end, its name, its colour
@@ -71,7 +75,8 @@ def plot_runs(
             names.append((value, f"{name} {value:.2f}", GREY))
         ax.set(title="Is the loss too good to be true?", xlabel="step", ylabel="loss (nats per token)")
         ax.margins(x=0)
-        ax.set_ylim(-0.15, 1.05 * max([height for height, _, _ in names] + [max(losses) for losses in runs.values()]))
+        drawn = np.concatenate([[height for height, _, _ in names], *runs.values()])
+        ax.set_ylim(-0.15, 1.05 * max(drawn[np.isfinite(drawn)], default=1.0))
         name_ends(ax, names)
         return ax
 
@@ -93,12 +98,15 @@ def name_ends(
 ) -> None:
     """Name lines to the right of `ax`, moved apart where they would overlap. Scale and limits of y must be final.
 
+    A line that ends in no finite number is named at the upper edge, with the word "diverged".
+
     Args:
         ends: height of the line's end in data units, its name, its colour.
         gap: the least distance of two names, as a share of the height of the axes.
         x: where the lines end, in data units; None is the right edge of the axes.
     """
-    ends = sorted(ends)
+    top = ax.get_ylim()[1]
+    ends = sorted(end if np.isfinite(end[0]) else (top, f"{end[1]}, diverged", end[2]) for end in ends)
     scale = ax.yaxis.get_transform()  # logarithmic, for instance: names keep their distance as it is seen
     low, high = scale.transform(ax.get_ylim())
     apart = spread(scale.transform([height for height, _, _ in ends]).tolist(), gap * (high - low))
