@@ -12,8 +12,9 @@ from matplotlib.text import Annotation, Text
 
 from mt_core.lab import plots
 from mt_core.lab.plots import plot_loss, plot_mask, plot_row, plot_runs, plot_targets, running_mean, spread
-from mt_core.lab.style import BLUE, ORANGE, SKY
-from mt_core.lab.token_boxes import plot_tokens
+from mt_core.lab.style import BLUE, ORANGE, PALE, SKY
+from mt_core.lab.token_boxes import draw_tokens, plot_tokens
+from mt_core.tokenizer import MicroTransformerTokenizer
 
 
 @pytest.fixture(autouse=True)
@@ -169,6 +170,15 @@ def test_at_a_place_the_prefix_is_filled_and_one_label_is_strong(place: int) -> 
 )
 def test_dollar_signs_in_tokens_begin_no_formula(draw: Callable[[list[str]], Axes]) -> None:
     draw(["$$", "$x$"]).figure.canvas.draw()  # "$$" is a ValueError as a formula
+
+
+def test_marks_are_grey_and_of_a_long_text_the_first_tokens_are_drawn() -> None:
+    ax = plot_tokens(["[CLS]", "a", "[SEP]"], [1, 68, 2])
+    assert [patch in boxes(ax, PALE) for patch in ax.patches] == [True, False, True]
+    tokenizer = MicroTransformerTokenizer.train(["a"], vocab_size=260)
+    figure, words = draw_tokens(tokenizer, "a" * 100)
+    assert len(figure.axes[0].patches) == 60 and words.startswith("100 characters, 100 bytes, 102 tokens: [CLS] = ")
+    assert words.endswith(", and 42 more") and words.count("a = ") == 59
 
 
 def test_rows_that_do_not_match_are_refused() -> None:

@@ -366,6 +366,37 @@ def test_commands_run_with_the_environments_own_programs_first(machine: Machine,
     assert test[3:] == ["--nbval", "-n", "2", "--dist", "loadfile", "notebooks", "tests", "mt_core"]
 
 
+def test_lab_opens_the_first_notebook_and_finds_the_kernel_of_the_course(machine: Machine) -> None:
+    (machine.root / "notebooks").mkdir()
+    (machine.root / "notebooks" / "00_start_here.ipynb").write_text("", encoding="utf-8")
+    start.main(["lab"])
+    command, env = machine.ran[0]
+    assert "--LabApp.default_url=/lab/tree/00_start_here.ipynb" in command
+    assert ("--allow-root" in command) == (hasattr(os, "geteuid") and os.geteuid() == 0)
+    assert env["JUPYTER_PREFER_ENV_PATH"] == env["PYTHONUTF8"] == "1"
+
+
+@pytest.mark.parametrize(
+    ("system", "maxsize", "processor", "said"),
+    [("win32", 2**31 - 1, "x86", "32-bit Python"), ("darwin", 2**63 - 1, "x86_64", "no packages for Intel Macs")],
+)
+def test_a_machine_without_packages_of_pytorch_is_told_so(
+    machine: Machine, capsys, monkeypatch, system: str, maxsize: int, processor: str, said: str
+) -> None:
+    monkeypatch.setattr(start.sys, "platform", system, raising=False)
+    monkeypatch.setattr(start.sys, "maxsize", maxsize, raising=False)
+    monkeypatch.setattr(start.platform, "machine", lambda: processor)
+    assert start.main(["lab"]) == 2
+    assert said in capsys.readouterr().err and machine.steps == []
+
+
+def test_pip_installs_into_the_environment_whatever_its_settings_say(monkeypatch) -> None:
+    for name in ("PIP_USER", "PIP_TARGET", "PYTHONHOME"):
+        monkeypatch.setenv(name, "elsewhere")
+    code = "import os, sys; print(*(os.environ.get(n) for n in ('PIP_USER', 'PIP_TARGET')), file=sys.stderr)"
+    assert start.call([sys.executable, "-c", code], ()) == (0, "0 None\n")
+
+
 def test_named_tests_replace_the_default_ones_and_paths_count_from_the_caller(machine: Machine, monkeypatch) -> None:
     (machine.root / "tests").mkdir()
     monkeypatch.chdir(machine.root)
