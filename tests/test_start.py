@@ -191,6 +191,14 @@ def test_an_environment_without_a_stamp_is_kept_if_it_works_and_replaced_if_not(
     assert machine.steps == ["venv", "pip"] and not mine.exists()
 
 
+def test_the_environment_that_this_python_is_part_of_is_not_deleted(machine: Machine, capsys, monkeypatch) -> None:
+    start.VENV.mkdir()
+    start.write_stamp({"finished": False})
+    monkeypatch.setattr(start.sys, "prefix", str(start.VENV), raising=False)
+    assert start.main(["setup"]) == 2
+    assert "deactivate .venv" in capsys.readouterr().err and start.STAMP.exists() and machine.steps == []
+
+
 def test_cpu_adds_pytorchs_index_on_linux_alone_and_is_remembered(machine: Machine, monkeypatch) -> None:
     start.main(["setup"])
     assert start.CPU_INDEX not in machine.calls[1]
