@@ -58,17 +58,27 @@ MORE = {  # the commands that need other extras
     "labs": ("lab", "classes"),
     "site": ("lab", "site"),
 }
-NEEDS = {
-    "lab": ("torch", "jupyterlab", "matplotlib"),
-    "test": ("torch", "pytest", "nbval", "xdist", "hypothesis"),
-    "test-browser": ("torch", "pytest", "xdist", "hypothesis", "jupyterlab", "playwright", "axe_playwright_python"),
-    "labs": ("torch", "jupyterlab", "nbgrader"),
+COURSE = tuple(  # what --here looks for
+    "torch numpy tokenizers tiktoken safetensors tqdm tyro matplotlib ipywidgets jupyterlab".split()
+)
+NEEDS = {  # other commands need the course alone
+    "test": (*COURSE, "pytest", "nbval", "xdist", "hypothesis"),
+    "test-browser": (*COURSE, "pytest", "xdist", "hypothesis", "playwright", "axe_playwright_python"),
+    "labs": (*COURSE, "nbgrader"),
     "site": ("nbformat", "sphinx", "myst_nb", "sphinx_book_theme"),
 }
 ADVICE = (  # words in pip's complaint, what they mean and what to do; the first that fits is shown
     (("No space left", "Errno 28"), "The disk is full: free about 2 GB (8 GB with CUDA) and run this again."),
     (
-        ("Permission denied", "Errno 13", "Access is denied"),
+        ("Windows Long Path",),
+        "Windows cuts paths of more than 260 characters: move this folder to a short path, C:\\course for instance.",
+    ),
+    (
+        ("externally-managed",),
+        "This Python belongs to the system: run this without --here, or in an environment of your own.",
+    ),
+    (
+        ("Permission denied", "Errno 13", "Access is denied", "used by another process"),
         "A file could not be written: is this folder yours, and is no program still running from .venv?",
     ),
     (
@@ -139,10 +149,7 @@ def check_python(version: "tuple[int, ...]") -> None:
     """StartError on a Python that cannot run the course; name a better one if this machine has it."""
     got, oldest, newest = ("{}.{}".format(*v) for v in (version, OLDEST, NEWEST))
     if version < OLDEST:
-        names = [f"python{OLDEST[0]}.{minor}" for minor in range(NEWEST[1], OLDEST[1] - 1, -1)]
-        better = next((name for name in names if works(name)), None)
-        advice = f"Run: {better} start.py lab" if better else "Get one from https://www.python.org/downloads/"
-        raise StartError(f"this is Python {got}, the course needs {oldest} to {newest}.\n{advice}")
+        raise StartError(f"this is Python {got}, the course needs {oldest} to {newest}.\n{better_python()}")
     if sys.maxsize < 2**32:
         raise StartError("this is a 32-bit Python, PyTorch needs a 64-bit one: https://www.python.org/downloads/")
     if sys.platform == "darwin" and platform.machine() == "x86_64":
@@ -151,10 +158,19 @@ def check_python(version: "tuple[int, ...]") -> None:
         print(f"Note: this is Python {got}, newer than {newest}, the last one tested; packages may be missing.")
 
 
+def better_python() -> str:
+    """How to run with a Python that the course is tested with: the newest one on this machine, or where to get one."""
+    launcher = "py -{}.{}" if sys.platform == "win32" else "python{}.{}"
+    names = (launcher.format(NEWEST[0], minor) for minor in range(NEWEST[1], OLDEST[1] - 1, -1))
+    found = next((name for name in names if works(name)), None)
+    return f"Run: {found} start.py lab" if found else "Get {}.{} from https://www.python.org/downloads/".format(*NEWEST)
+
+
 def works(program: str) -> bool:
-    """Whether `program` is there and runs Python code."""
+    """Whether `program`, with its options, is there and runs Python code."""
+    command = [*program.split(), "-c", ""]
     with contextlib.suppress(OSError):
-        return subprocess.call([program, "-c", ""], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) == 0
+        return subprocess.call(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) == 0
     return False
 
 
@@ -163,7 +179,7 @@ def use_this_python(command: str, options: argparse.Namespace) -> None:
     if command == "setup":
         install(Path(sys.executable), LAB, options, ())
         importlib.invalidate_caches()
-    missing = [name for name in NEEDS.get(command, ("torch",)) if importlib.util.find_spec(name) is None]
+    missing = [name for name in NEEDS.get(command, COURSE) if importlib.util.find_spec(name) is None]
     if missing:
         raise StartError(
             f"{sys.executable} has no {', '.join(missing)}. Either run without --here, or install first:\n"
@@ -280,6 +296,8 @@ def install(python: Path, extras: "tuple[str, ...]", options: argparse.Namespace
     status, said = call([*command, "-e", f".[{','.join(extras)}]", "-c", "constraints.txt"], inherit)
     if status:
         advice = next((text for words, text in ADVICE if any(word in said for word in words)), "Its words are above.")
+        if sys.version_info[:2] > NEWEST:
+            advice += f"\nOr a package is not there for Python {python_version()} yet. {better_python()}"
         raise StartError(f"pip could not install the packages (exit status {status}).\n{advice}")
 
 

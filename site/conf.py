@@ -1,6 +1,7 @@
 """Sphinx's settings for the course as pages. Settings only: tools/make_site.py lays out the pages and builds them."""
 
 project = "MicroTransformer"
+author = "the MicroTransformer authors"
 html_title = "MicroTransformer"
 language = "en"
 extensions = ["myst_nb"]

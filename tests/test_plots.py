@@ -1,13 +1,20 @@
 """Pictures: the numbers that are drawn, not the pixels."""
 
+from collections.abc import Callable
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
+from matplotlib.text import Annotation, Text
 
+from mt_core.lab import plots
 from mt_core.lab.plots import plot_loss, plot_mask, plot_row, plot_runs, plot_targets, running_mean, spread
-from mt_core.lab.style import BLUE, ORANGE, SKY
+from mt_core.lab.style import BLUE, ORANGE, PALE, SKY
+from mt_core.lab.token_boxes import draw_tokens, plot_tokens
+from mt_core.tokenizer import MicroTransformerTokenizer
 
 
 @pytest.fixture(autouse=True)
@@ -52,8 +59,6 @@ def test_runs_differ_in_colour_and_line_and_are_named_at_their_ends() -> None:
     assert sorted(texts(ax)) == ["floor 0.50", "right", "wrong"]
     ends = {note.get_text(): note.xy[1] for note in ax.texts}
     assert ends == {"right": 2.0, "wrong": 0.0, "floor 0.50": 0.5}
-    heights = sorted(note.xyann[1] for note in ax.texts)
-    assert min(np.diff(heights)) >= 0.06 * np.diff(ax.get_ylim())[0]
 
 
 def test_more_runs_than_line_styles_are_refused() -> None:
@@ -73,6 +78,52 @@ def test_more_runs_than_line_styles_are_refused() -> None:
 )
 def test_names_are_moved_apart_and_no_further(values: list[float], gap: float, expected: list[float]) -> None:
     assert spread(values, gap) == pytest.approx(expected)
+
+
+NEAR = {"one": [5.0, 5.0], "two": [9.0, 5.01], "three": [4.0, 5.02]}  # three lines that end together
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda: plots.plot_loss([1, 2], [6.0, 5.0], references={name: ends[-1] for name, ends in NEAR.items()}),
+        lambda: plots.plot_runs(NEAR, references={"floor": 5.0}),
+        lambda: plots.plot_memory([10, 10**6], {name: [10, 1e6 * end] for name, (_, end) in NEAR.items()}),
+        lambda: plots.plot_vocabulary([260, 520], {name: [1.0, end / 10] for name, (_, end) in NEAR.items()}),
+        lambda: plots.plot_fills([8, 16], {name: [1.0, end / 10] for name, (_, end) in NEAR.items()}),
+        lambda: plots.plot_means([1, 2], NEAR, floor=5.0),
+        lambda: plots.plot_differences(NEAR, first_step=1),
+        lambda: plots.plot_drift({name: np.array([1, 0]) for name in NEAR}, share=0.25),
+    ],
+    ids="loss runs memory vocabulary fills means differences drift".split(),
+)
+def test_names_of_lines_that_end_together_do_not_overlap(draw: Callable[[], Axes]) -> None:
+    ax = draw()
+    ax.figure.canvas.draw()
+    named = [note for note in ax.texts if isinstance(note, Annotation) and note.arrow_patch]
+    seen = sorted(Text.get_window_extent(note).extents[[1, 3]].tolist() for note in named)  # bottom and top, in pixels
+    assert len(seen) >= 3 and all(lower[1] < higher[0] for lower, higher in pairwise(seen))
+
+
+def test_a_run_that_diverges_is_drawn_as_far_as_it_goes_and_named_at_the_top() -> None:
+    ax = plot_runs({"calm": [6.0, 3.0], "wild": [6.0, float("inf")], "wilder": [7.0, float("nan")]})
+    ax.figure.canvas.draw()
+    names = {note.get_text(): note.xy[1] for note in ax.texts}
+    assert names.pop("calm") == 3.0
+    assert names == dict.fromkeys(("wild, diverged", "wilder, diverged"), ax.get_ylim()[1])
+    assert ax.get_ylim()[1] == pytest.approx(1.05 * 7.0)
+    plots.plot_differences({"wild": [0.0, float("nan")]}, first_step=1).figure.canvas.draw()
+    for nothing in ({}, {"none": []}):
+        with pytest.raises(ValueError, match="a run at least is needed, and a loss in each"):
+            plot_runs(nothing)
+
+
+def test_names_go_with_their_lines_where_limits_are_changed_afterwards() -> None:
+    ax = plots.plot_memory([10, 10**6], {"list": [360, 36e6], "map": [800, 800]})
+    ax.set_ylim(bottom=1)
+    assert {note.get_text(): note.xyann[1] for note in ax.texts} == pytest.approx(
+        {"list, 36 MB": 36e6, "map, 800 bytes": 800}
+    )
 
 
 def test_a_piece_of_a_row_is_numbered_by_its_places_in_the_row() -> None:
@@ -103,6 +154,31 @@ def test_at_a_place_the_prefix_is_filled_and_one_label_is_strong(place: int) -> 
     hatched = [patch for patch in ax.patches if isinstance(patch, Rectangle) and patch.get_hatch()]
     assert [round(box.get_x()) for box in hatched] == list(range(place + 1, 5))
     assert f"place {place}" in ax.get_title(loc="left")
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda tokens: plot_row(tokens, tokens),
+        lambda tokens: plot_mask(np.tril(np.ones((2, 2))), tokens),
+        lambda tokens: plots.plot_attention(np.array([[1.0, 0.0], [0.5, 0.5]]), tokens)[0],
+        lambda tokens: plots.plot_pieces([tokens], newest=tokens[1]),
+        lambda tokens: plots.plot_next_tokens(tokens, np.array([0.6, 0.4]), np.array([1.0, 0.0])),
+        lambda tokens: plot_tokens(tokens, [1, 2]),
+    ],
+    ids="row mask attention pieces next boxes".split(),
+)
+def test_dollar_signs_in_tokens_begin_no_formula(draw: Callable[[list[str]], Axes]) -> None:
+    draw(["$$", "$x$"]).figure.canvas.draw()  # "$$" is a ValueError as a formula
+
+
+def test_marks_are_grey_and_of_a_long_text_the_first_tokens_are_drawn() -> None:
+    ax = plot_tokens(["[CLS]", "a", "[SEP]"], [1, 68, 2])
+    assert [patch in boxes(ax, PALE) for patch in ax.patches] == [True, False, True]
+    tokenizer = MicroTransformerTokenizer.train(["a"], vocab_size=260)
+    figure, words = draw_tokens(tokenizer, "a" * 100)
+    assert len(figure.axes[0].patches) == 60 and words.startswith("100 characters, 100 bytes, 102 tokens: [CLS] = ")
+    assert words.endswith(", and 42 more") and words.count("a = ") == 59
 
 
 def test_rows_that_do_not_match_are_refused() -> None:

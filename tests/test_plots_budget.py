@@ -16,7 +16,11 @@ def test_each_preset_lies_where_the_budget_is_used_up() -> None:
     assert (small.get_marker(), large.get_marker()) == ("s", "o") and large.get_markersize() > small.get_markersize()
     assert {text.get_text() for text in ax.texts} >= {"small", "large", "solid: all that 6.0e+15 FLOP afford"}
     assert "dashed: 20 tokens a parameter" in {text.get_text() for text in ax.texts}
-    assert ax.get_title(loc="left").endswith("?") and ax.get_xlabel() == "parameters" and ax.get_ylabel() == "tokens"
+    assert (
+        ax.get_title(loc="left").endswith("?")
+        and ax.get_xlabel().startswith("parameters")
+        and ax.get_ylabel().startswith("tokens")
+    )
     plt.close(ax.figure)
 
 

@@ -1,7 +1,5 @@
 """How full rows are against their length: the numbers that are drawn, not the pixels."""
 
-from itertools import pairwise
-
 import pytest
 from matplotlib import pyplot as plt
 
@@ -24,12 +22,6 @@ def test_each_way_is_a_line_of_per_cents_with_its_name_and_last_value_at_its_end
     assert ax.get_title(loc="left").endswith("?")
     assert (ax.get_xlabel(), ax.get_ylabel()) == ("length of a row (tokens)", "places with a target (%)")
     assert ax.get_ylim()[0] == 0 and ax.get_ylim()[1] > 100
-
-
-def test_names_of_lines_that_end_together_do_not_overlap() -> None:
-    ax = plot_fills([8, 16], {"one": [0.5, 0.5], "two": [0.5, 0.501], "three": [0.6, 0.502]})
-    heights = sorted(text.xyann[1] for text in ax.texts)
-    assert all(high - low >= 6 for low, high in pairwise(heights))
 
 
 def test_marks_are_named_lines() -> None:

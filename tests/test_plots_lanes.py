@@ -28,6 +28,11 @@ def test_bars_are_spans_in_milliseconds() -> None:
     assert [text.get_text() for text in ax.texts] == ["0"] * 4
 
 
+def test_a_lane_without_a_place_in_the_order_is_named() -> None:
+    with pytest.raises(ValueError, match="lanes worker 0 have no place"):
+        plot_lanes(LANES, KINDS, [7] * 4, [0, 0, 0.5, 0.6], [0.4, 0.5, 0.6, 1.0], order=["main"])
+
+
 def test_order_and_end_of_the_picture() -> None:
     order = ["main", "worker 0"]
     ax = plot_lanes(LANES, KINDS, [7] * 4, [0, 0, 0.5, 0.6], [0.4, 0.5, 0.6, 1.0], order=order, until=0.51)

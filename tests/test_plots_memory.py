@@ -1,7 +1,5 @@
 """Memory against the size of a corpus: the numbers that are drawn, not the pixels."""
 
-from itertools import pairwise
-
 import pytest
 from matplotlib import pyplot as plt
 
@@ -35,12 +33,6 @@ def test_ticks_are_the_sizes_in_words_every_second_where_there_are_many() -> Non
     assert many.get_xticks().tolist() == [1e6, 1e8, 1e10, 1e12]
     assert many.yaxis.get_major_formatter()(1e9, 0) == "1 GB"
     assert few.get_title(loc="left") == "How much?"
-
-
-def test_names_of_lines_that_end_together_do_not_overlap() -> None:
-    ax = plot_memory([10, 100], {"one": [500, 500], "two": [501, 501], "three": [400, 510]})
-    heights = sorted(text.xyann[1] for text in ax.texts)
-    assert all(high - low >= 0.07 for low, high in pairwise(heights))
 
 
 def test_limits_are_named_lines_inside_the_picture_and_a_ring_marks_a_point() -> None:

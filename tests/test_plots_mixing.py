@@ -16,7 +16,7 @@ def test_a_line_counts_rows_above_the_share_and_the_band_is_one_standard_deviati
     (band,) = ax.collections
     assert band.get_paths()[0].vertices[:, 1].max() == pytest.approx((4 * 0.25 * 0.75) ** 0.5)
     heights = {text.get_text(): text.xy[1] for text in ax.texts}
-    assert heights == {"chance": 2.0, "rule": 0.0, "one standard\ndeviation": pytest.approx(0.75**0.5)}
+    assert heights == {"chance": 2.0, "rule": 0.0, "one standard deviation": pytest.approx(0.75**0.5)}
     assert ax.get_title(loc="left").endswith("?") and "rows" in ax.get_xlabel() and "rows" in ax.get_ylabel()
     plt.close(ax.figure)
 

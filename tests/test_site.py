@@ -4,12 +4,15 @@ import re
 import shutil
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import nbformat
 import pytest
 from helpers import load_tool
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+
+from mt_core.lab import widgets
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -82,6 +85,15 @@ def test_a_solution_is_folded_and_a_playground_gets_its_words_printed() -> None:
     assert title == "# 00 Bars: how many"
     assert "make lab" in way and "(http://localhost:8888/lab/tree/00_bars.ipynb)" in way
     assert "Colab" not in nb.cells[0].source
+
+
+def test_the_words_of_a_picture_are_one_line_and_what_else_was_printed_stays() -> None:
+    words = "Each row asks for its own targets, " * 5 + "and none is asked twice."
+    printed = new_output("stream", text=f"before\n{textwrap.fill(words, widgets._LINE)}\nafter\n")
+    drawn = picture("display_data", alt=words)
+    assert "\n" in printed.text.removeprefix("before\n").removesuffix("\nafter\n"), "show breaks the line"
+    _, shown = make_site.with_captions([drawn, printed])
+    assert shown.text == f"before\n{words}\nafter\n"
 
 
 @pytest.mark.parametrize(
@@ -209,4 +221,5 @@ def test_the_course_builds_and_every_link_leads_somewhere(tmp_path: Path) -> Non
         page = (tmp_path / "site" / "notebooks" / f"{path.stem}.html").read_text(encoding="utf-8")
         hidden = [cell for cell in nb.cells if cell.metadata.get("jupyter", {}).get("source_hidden")]
         assert page.count("Show the solution") == len(hidden), path.name
+        assert "By the MicroTransformer authors" in page and "not set" not in page, path.name
     assert (tmp_path / "site" / "searchindex.js").stat().st_size > 10_000

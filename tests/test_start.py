@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+import tomllib
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -190,6 +191,14 @@ def test_an_environment_without_a_stamp_is_kept_if_it_works_and_replaced_if_not(
     assert machine.steps == ["venv", "pip"] and not mine.exists()
 
 
+def test_the_environment_that_this_python_is_part_of_is_not_deleted(machine: Machine, capsys, monkeypatch) -> None:
+    start.VENV.mkdir()
+    start.write_stamp({"finished": False})
+    monkeypatch.setattr(start.sys, "prefix", str(start.VENV), raising=False)
+    assert start.main(["setup"]) == 2
+    assert "deactivate .venv" in capsys.readouterr().err and start.STAMP.exists() and machine.steps == []
+
+
 def test_cpu_adds_pytorchs_index_on_linux_alone_and_is_remembered(machine: Machine, monkeypatch) -> None:
     start.main(["setup"])
     assert start.CPU_INDEX not in machine.calls[1]
@@ -229,6 +238,9 @@ def test_find_links_works_without_an_index(machine: Machine, capsys) -> None:
         ("NewConnectionError(... Failed to establish a new connection", "Is there a network?"),
         ("ERROR: No matching distribution found for torch==2.13.0", "--find-links wheels"),
         ("PermissionError: [Errno 13] Permission denied", "is this folder yours"),
+        ("[WinError 32] The process cannot access the file because it is being used by another process", "running"),
+        ("OSError: [Errno 2] No such file\nHINT: ... does not have Windows Long Path support enabled", "a short path"),
+        ("error: externally-managed-environment", "without --here"),
         ("something never seen", "above"),
     ],
 )
@@ -246,6 +258,22 @@ def test_an_old_python_is_told_what_is_needed(machine: Machine, capsys, monkeypa
     said = capsys.readouterr().err
     assert f"this is Python {version[0]}.{version[1]}, the course needs 3.11 to 3.14" in said
     assert "python3.13 start.py lab" in said and machine.steps == []
+
+
+def test_a_python_that_is_too_new_is_named_when_a_package_is_missing(machine: Machine, capsys, monkeypatch) -> None:
+    monkeypatch.setattr(start.sys, "version_info", (3, 15, 0))
+    machine.fail_at, machine.says = "pip", "ERROR: No matching distribution found for torch==2.13.0"
+    for found, advice in ("python3.12", "Run: python3.12 start.py lab"), ("", "Get 3.14 from https://www.python.org"):
+        monkeypatch.setattr(start, "works", lambda name, found=found: name == found)
+        assert start.main(["lab"]) == 2
+        said = capsys.readouterr()
+        assert "Python 3.15, newer than 3.14" in said.out and f"not there for Python 3.15 yet. {advice}" in said.err
+
+
+def test_windows_finds_pythons_by_its_launcher(machine: Machine, monkeypatch) -> None:
+    monkeypatch.setattr(start.sys, "platform", "win32", raising=False)
+    monkeypatch.setattr(start.subprocess, "call", lambda command, **_: command != ["py", "-3.13", "-c", ""])
+    assert start.better_python() == "Run: py -3.13 start.py lab"
 
 
 def test_an_old_python_can_read_the_file() -> None:
@@ -323,6 +351,15 @@ def test_here_installs_nothing_and_says_what_is_missing(machine: Machine, capsys
     assert [command[0] for command in machine.calls] == [sys.executable] and not start.VENV.exists()
 
 
+def test_here_looks_for_everything_that_the_course_imports(machine: Machine, capsys, monkeypatch) -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    lines = [*project["dependencies"], *project["optional-dependencies"]["lab"]]
+    assert sorted(start.COURSE) == sorted(line.partition(">")[0] for line in lines)
+    monkeypatch.setattr(start.importlib.util, "find_spec", lambda name: name if name == "torch" else None)
+    assert start.main(["train", "--here"]) == 2
+    assert "has no numpy, tokenizers" in capsys.readouterr().err and machine.ran == []
+
+
 def test_commands_run_with_the_environments_own_programs_first(machine: Machine, monkeypatch) -> None:
     monkeypatch.setenv("PYTHONHOME", "elsewhere")
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
@@ -335,6 +372,37 @@ def test_commands_run_with_the_environments_own_programs_first(machine: Machine,
     assert "PYTHONHOME" not in lab_env and "OMP_NUM_THREADS" not in lab_env
     assert test_env["OMP_NUM_THREADS"] == "1"
     assert test[3:] == ["--nbval", "-n", "2", "--dist", "loadfile", "notebooks", "tests", "mt_core"]
+
+
+def test_lab_opens_the_first_notebook_and_finds_the_kernel_of_the_course(machine: Machine) -> None:
+    (machine.root / "notebooks").mkdir()
+    (machine.root / "notebooks" / "00_start_here.ipynb").write_text("", encoding="utf-8")
+    start.main(["lab"])
+    command, env = machine.ran[0]
+    assert "--LabApp.default_url=/lab/tree/00_start_here.ipynb" in command
+    assert ("--allow-root" in command) == (hasattr(os, "geteuid") and os.geteuid() == 0)
+    assert env["JUPYTER_PREFER_ENV_PATH"] == env["PYTHONUTF8"] == "1"
+
+
+@pytest.mark.parametrize(
+    ("system", "maxsize", "processor", "said"),
+    [("win32", 2**31 - 1, "x86", "32-bit Python"), ("darwin", 2**63 - 1, "x86_64", "no packages for Intel Macs")],
+)
+def test_a_machine_without_packages_of_pytorch_is_told_so(
+    machine: Machine, capsys, monkeypatch, system: str, maxsize: int, processor: str, said: str
+) -> None:
+    monkeypatch.setattr(start.sys, "platform", system, raising=False)
+    monkeypatch.setattr(start.sys, "maxsize", maxsize, raising=False)
+    monkeypatch.setattr(start.platform, "machine", lambda: processor)
+    assert start.main(["lab"]) == 2
+    assert said in capsys.readouterr().err and machine.steps == []
+
+
+def test_pip_installs_into_the_environment_whatever_its_settings_say(monkeypatch) -> None:
+    for name in ("PIP_USER", "PIP_TARGET", "PYTHONHOME"):
+        monkeypatch.setenv(name, "elsewhere")
+    code = "import os, sys; print(*(os.environ.get(n) for n in ('PIP_USER', 'PIP_TARGET')), file=sys.stderr)"
+    assert start.call([sys.executable, "-c", code], ()) == (0, "0 None\n")
 
 
 def test_named_tests_replace_the_default_ones_and_paths_count_from_the_caller(machine: Machine, monkeypatch) -> None:

@@ -60,6 +60,25 @@ def test_an_error_while_drawing_is_not_hidden() -> None:
         widgets.Playground(broken, n=ipywidgets.IntSlider(2))
 
 
+def test_an_error_after_a_control_moved_takes_the_place_of_the_picture_until_it_moves_on() -> None:
+    def broken(n: int) -> tuple[Figure, str]:
+        figure = draw(n)[0]
+        if n == 4:
+            raise ValueError("n=4 has <no> picture: move on")
+        return figure, f"{n} drawn"
+
+    n = ipywidgets.IntSlider(2, 1, 5)
+    playground = widgets.Playground(broken, n=n)
+    with pytest.raises(ValueError, match="n=4 has"):
+        n.value = 4
+    assert playground._view.value == (
+        '<p role="alert">There is no picture of this. ValueError: n=4 has &lt;no&gt; picture: move on</p>'
+    )
+    assert plt.get_fignums() == []
+    n.value = 5
+    assert playground.words == "5 drawn" and "<img" in playground._view.value
+
+
 def test_a_live_picture_changes_in_jupyter_and_leaves_the_output_as_it_was() -> None:
     live = widgets.Live("The loss <so far>; its end is shown below.")
     before = live._repr_mimebundle_()

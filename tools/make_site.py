@@ -34,7 +34,7 @@ from sphinx.util.console import strip_escape_sequences as remove_ansi
 ROOT = Path(__file__).resolve().parents[1]
 OUT = ROOT / "runs" / "site"
 LAB = "http://localhost:8888/lab/tree"  # where `make lab` serves notebooks/, if nothing else has the port
-LINE = 88  # characters of a caption, as many as a page holds
+PRINTED = 110  # characters of a line of a caption, as widgets.show prints it; a page may hold fewer
 LINK = re.compile(r"(?<=\]\()[^)\s#]+")
 FOLDED = "Show the solution"
 HOSTS = ("github.com", "gitlab.com")
@@ -172,27 +172,38 @@ def prepare(nb: NotebookNode, name: str, url: str | None) -> None:
             cell.metadata["tags"] = [*cell.metadata.get("tags", []), "hide-input"]
             cell.metadata["mystnb"] = {**cell.metadata.get("mystnb", {}), "code_prompt_show": FOLDED}
         if cell.cell_type == "code":
-            cell.outputs = [shown for output in cell.outputs for shown in with_caption(output)]
+            cell.outputs = list(with_captions(cell.outputs))
 
 
 def how_to_run(name: str, url: str | None) -> str:
     """A line for the top of a notebook's page; in Colab the course has to be fetched first."""
-    words = f"*To run it:* `make lab`. While that is open: [this notebook in JupyterLab]({LAB}/{name}).\n"
+    way = "`make lab`, or `python start.py lab`"
+    words = f"*To run it:* {way}. While that is open: [this notebook in JupyterLab]({LAB}/{name}).\n"
     if url and urlsplit(url).hostname == "github.com":
         words += (
             "<details><summary>In Colab, run this first</summary>\n\n"
-            f'```ipython3\n!git clone {url} course\n%cd course/notebooks\n%pip install -q -e "..[lab]"\n'
-            'import sys; sys.path.insert(0, "..")\n```\n\n</details>\n'
+            f'```ipython3\n%cd /content\n!git clone {url} course\n%cd course/notebooks\n%pip install -q -e "..[lab]"\n'
+            'import sys; sys.path.insert(0, "..")\n```\n\n'
+            "If Colab asks to restart the session, let it, and run this once more.\n\n</details>\n"
         )
     return words
 
 
-def with_caption(output: NotebookNode) -> Iterator[NotebookNode]:
-    """An output as it is, and the words of a playground under its picture; `show` has printed its own."""
-    yield output
-    if output.output_type == "execute_result" and "image/png" in output.data:
-        words = f"{words_of(output)} In JupyterLab, controls change this picture."
-        yield nbformat.v4.new_output("stream", name="stdout", text=textwrap.fill(words, LINE) + "\n")
+def with_captions(outputs: Sequence[NotebookNode]) -> Iterator[NotebookNode]:
+    """A cell's outputs, the words of each picture under it in one piece, so that the page breaks their lines.
+
+    `show` has printed them, in lines for JupyterLab; those of a playground are added.
+    """
+    words = ""
+    for output in outputs:
+        if words and output.output_type == "stream":
+            output.text = output.text.replace(textwrap.fill(words, PRINTED), words)
+        yield output
+        if "image/png" in output.get("data", {}):
+            words = words_of(output)
+        if words and output.output_type == "execute_result":
+            said = f"{words} In JupyterLab, controls change this picture.\n"
+            yield nbformat.v4.new_output("stream", name="stdout", text=said)
 
 
 def words_of(output: NotebookNode) -> str:

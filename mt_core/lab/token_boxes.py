@@ -56,8 +56,9 @@ def plot_tokens(labels: Sequence[str], token_ids: Sequence[int], *, ax: Axes | N
     for label, token_id, (left, row, width) in zip(labels, token_ids, places, strict=True):
         fill = PALE if label in SPECIAL_TOKENS else "white"
         ax.add_patch(Rectangle((left, -row - 0.45), width, 0.45, fc=fill, ec=BLUE, lw=1.2))
-        ax.text(left + width / 2, -row - 0.225, label, ha="center", va="center", family="DejaVu Sans Mono", size=10)
-        ax.text(left + width / 2, -row - 0.5, str(token_id), ha="center", va="top", size=8, color=GREY)
+        middle, mono = left + width / 2, "DejaVu Sans Mono"
+        ax.text(middle, -row - 0.225, label, ha="center", va="center", family=mono, size=10, parse_math=False)
+        ax.text(middle, -row - 0.5, str(token_id), ha="center", va="top", size=8, color=GREY)
     ax.set(xlim=(-0.3, _STRIP_WIDTH + 0.3), ylim=(-n_lines + 0.15, 0.1), title="Which tokens is this text?")
     ax.axis("off")
     return ax

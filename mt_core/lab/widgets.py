@@ -57,9 +57,19 @@ class Playground:
             control.tooltip = control.description
             if isinstance(control, ipywidgets.Text):
                 control.layout.width = "min(100%, 40em)"
-            control.observe(lambda _: self.redraw(), "value")
+            control.observe(self._answer, "value")
         self._box = ipywidgets.VBox([*controls.values(), self._view])
         self.redraw()
+
+    def _answer(self, change: Any) -> None:
+        """Redraw; an error takes the place of the picture, as Jupyter shows none that comes from a control."""
+        try:
+            self.redraw()
+        except Exception as error:
+            plt.close("all")  # what was begun would appear under the next cell
+            said = html.escape(f"{type(error).__name__}: {error}")
+            self._view.value = f'<p role="alert">There is no picture of this. {said}</p>'
+            raise
 
     def redraw(self) -> None:
         """Draw the state the controls are in."""

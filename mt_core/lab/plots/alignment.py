@@ -139,5 +139,5 @@ def _label_fill(label: str | None, here: bool) -> str | None:
 
 
 def visible(token: str) -> str:
-    """A space shown as an open box, so that it is seen."""
-    return token.replace(" ", "␣").replace("\n", "↵")
+    """A space shown as an open box, so that it is seen; dollar signs as such, which would begin a formula."""
+    return token.replace(" ", "␣").replace("\n", "↵").replace("$", r"\$")

@@ -52,7 +52,7 @@ def plot_batch(
         ValueError: the arrays are not of one shape (B, T).
     """
     ids, asked = np.asarray(input_ids), np.asarray(labels)
-    if ids.ndim != 2 or ids.shape != asked.shape or (document_ids is not None and ids.shape != document_ids.shape):
+    if ids.ndim != 2 or ids.shape != asked.shape or (document_ids is not None and ids.shape != np.shape(document_ids)):
         raise ValueError(f"input_ids {ids.shape} and labels {asked.shape}: arrays of one shape (B, T) are needed")
     kinds = place_kinds(asked, document_ids)
     n_rows, n_places = kinds.shape
@@ -107,7 +107,7 @@ def plot_means(
         ax.margins(x=0)
         ax.set(title="Does the reported loss depend on the batch size?", xlabel="batch size (rows)")
         ax.set_ylabel("loss (nats per token)")
-        name_ends(ax, names, 0.1)
+        name_ends(ax, names)
         return ax
 
 
@@ -116,9 +116,14 @@ def plot_gradient_noise(batch_sizes: Sequence[int], noise: Sequence[float], *, a
 
     Args:
         batch_sizes: B, rows in a batch; two at least.
-        noise: how far a batch's gradient lies from the full one, in lengths of the full one.
+        noise: how far a batch's gradient lies from the full one, in lengths of the full one; above 0.
+
+    Raises:
+        ValueError: fewer than two sizes, or not one noise above 0 for each.
     """
     sizes, heights = np.asarray(batch_sizes), np.asarray(noise, dtype=float)
+    if sizes.ndim != 1 or len(sizes) < 2 or heights.shape != sizes.shape or not min(*sizes, *heights) > 0:
+        raise ValueError(f"{heights.size} values for {sizes.size} sizes: two sizes at least, and one above 0 for each")
     with style():
         ax = ax if ax is not None else plt.subplots(figsize=(7.0, 3.6))[1]
         ax.set_xscale("log", base=2)
@@ -132,8 +137,8 @@ def plot_gradient_noise(batch_sizes: Sequence[int], noise: Sequence[float], *, a
             ("1/√B", (sizes[-2], law[-2]), (-10, -20), "right"),
         ):
             ax.annotate(text, start, xytext=offset, textcoords="offset points", ha=where, color=BLACK)
-        ax.set(title="How fast does gradient noise fall?", xlabel="batch size (rows)")
-        ax.set_ylabel("noise (lengths of the full gradient)")
+        ax.set(title="How fast does gradient noise fall?", xlabel="batch size (rows, logarithmic)")
+        ax.set_ylabel("noise, logarithmic\n(lengths of the full gradient)")
         marks = 2.0 ** np.arange(np.floor(np.log2(min(heights.min(), 1))), np.ceil(np.log2(heights.max())) + 1)
         ax.set_xticks(sizes, [str(size) for size in sizes])
         ax.set_yticks(marks, [f"{mark:g}" for mark in marks])

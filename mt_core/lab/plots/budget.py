@@ -50,7 +50,8 @@ def plot_budget(
                 name, (parameters, tokens), xytext=(9, 5), textcoords="offset points", weight="bold" if big else None
             )
         ax.set(xscale="log", yscale="log", xlim=(_LOW, _HIGH), ylim=(1e4, 1e13))
-        ax.set(title="How large a model, and how much text?", xlabel="parameters", ylabel="tokens")
+        ax.set(title="How large a model, and how much text?", xlabel="parameters (logarithmic)")
+        ax.set_ylabel("tokens (logarithmic)")
         ax.text(0.01, 0.03, f"solid: all that {flops:.1e} FLOP afford", transform=ax.transAxes, color=BLACK)
         ax.annotate(
             f"dashed: {tokens_per_parameter:g} tokens a parameter",

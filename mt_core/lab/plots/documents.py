@@ -8,11 +8,10 @@ import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
-from mt_core.lab.plots.losses import spread
-from mt_core.lab.style import BLACK, BLUE, GREEN, GREY, PURPLE, RED, style
+from mt_core.lab.plots.losses import name_ends
+from mt_core.lab.style import BLUE, GREEN, GREY, PURPLE, RED, style
 
 _LOOKS = ((BLUE, "-"), (RED, "--"), (PURPLE, "-."), (GREEN, ":"))  # a colour and a line style for each way to cut
-_TEXT_GAP = 6.5  # per cent of the axes: two names closer than this would overlap
 
 
 def plot_fills(
@@ -49,24 +48,13 @@ def plot_fills(
         for name, at in (marks or {}).items():
             ax.axvline(at, color=GREY, linestyle=(0, (1, 2)), linewidth=1.1, zorder=1)
             ax.annotate(name, (at, 104), xytext=(3, 0), textcoords="offset points", color=GREY, fontsize=8, va="center")
-        for values, (color, line) in zip(per_cent.values(), _LOOKS, strict=False):
+        names: list[tuple[float, str, str]] = []  # height of the line's end, its name, its colour
+        for (name, values), (color, line) in zip(per_cent.items(), _LOOKS, strict=False):
             ax.plot(lengths, values, color=color, linestyle=line, zorder=3)
-        ends = sorted((float(values[-1]), name) for name, values in per_cent.items())
-        for (height, name), y in zip(ends, spread([end for end, _ in ends], _TEXT_GAP), strict=True):
-            color = _LOOKS[list(per_cent).index(name)][0]
-            ax.annotate(
-                f"{name}, {height:.0f}%",
-                (lengths[-1], height),
-                xycoords="data",
-                xytext=(1.03, y),
-                textcoords=("axes fraction", "data"),
-                va="center",
-                color=BLACK,
-                arrowprops={"arrowstyle": "-", "color": color, "linewidth": 1.2, "shrinkA": 1, "shrinkB": 0},
-                annotation_clip=False,
-            )
+            names.append((float(values[-1]), f"{name}, {values[-1]:.0f}%", color))
         ax.set_title("How much of the rows is filled?", pad=12)
         ax.set(xlabel="length of a row (tokens)", ylabel="places with a target (%)", ylim=(0, 108))
         ax.set_yticks(range(0, 101, 25))
         ax.set_xlim(int(lengths[0]), int(lengths[-1]) + (len(lengths) == 1))
+        name_ends(ax, names, x=int(lengths[-1]))
         return ax

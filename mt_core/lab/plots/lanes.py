@@ -42,12 +42,14 @@ def plot_lanes(
         until: seconds from 0 that are drawn; None draws all. Work from before 0 is cut off there.
 
     Raises:
-        ValueError: the sequences differ in length, or a kind is not known.
+        ValueError: the sequences differ in length, a kind is not known, or `order` leaves a lane out.
     """
     spans = list(zip(lanes, kinds, batches, starts, ends, strict=True))
     if unknown := sorted({kind for _, kind, *_ in spans} - set(_LOOKS)):
         raise ValueError(f"kinds {', '.join(unknown)} are not known: fetch, pin, wait, copy and compute are")
     names = list(order) if order is not None else list(dict.fromkeys(lanes))
+    if missing := sorted(set(lanes) - set(names)):
+        raise ValueError(f"lanes {', '.join(missing)} have no place in order={names}: name them there too")
     right = until if until is not None else max([end for *_, end in spans], default=0.0)
     with style():
         ax = ax if ax is not None else plt.subplots(figsize=(8, 1.3 + 0.45 * len(names)))[1]

@@ -8,10 +8,10 @@ import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
-from mt_core.lab.style import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, RED, label_line, style
+from mt_core.lab.style import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, RED, style
 
 _RUN_LOOKS = ((BLUE, "-"), (RED, "--"), (PURPLE, "-."), (GREEN, ":"))  # a colour and a line style for each run
-_TEXT_GAP = 0.065  # of the height of the axes: two names closer than this would overlap
+_NAME_GAP = 0.075  # of the height of the axes: two names closer than this would overlap
 
 
 def plot_loss(
@@ -36,11 +36,12 @@ def plot_loss(
         ax.plot(steps, running_mean(losses, max(1, len(losses) // 50)), color=BLUE, label="training", zorder=3)
         if len(val_steps):
             ax.plot(val_steps, val_losses, "o-", color=ORANGE, markersize=5, label="validation", zorder=4)
-        for name, value in (references or {}).items():
-            label_line(ax, value, f"{name} {value:.2f}", color=BLACK)
+        for value in (references or {}).values():
+            ax.axhline(value, color=BLACK, linestyle="--", linewidth=1.2, zorder=1)
         ax.set(title="How far is the loss from what is possible?", xlabel="step", ylabel="loss (nats per token)")
         ax.set_ylim(bottom=0)
         ax.legend(frameon=False, loc="center right")
+        name_ends(ax, [(value, f"{name} {value:.2f}", BLACK) for name, value in (references or {}).items()])
         return ax
 
 
@@ -53,11 +54,15 @@ def plot_runs(
         runs: name -> loss of each step; at most four, each with a line style of its own.
         references: name -> nats per token, drawn as thin horizontal lines and named with their value.
 
+    A run that diverges is named as such, where its losses are no finite numbers any more.
+
     Raises:
-        ValueError: more runs than line styles.
+        ValueError: more runs than line styles, or no losses.
     """
     if len(runs) > len(_RUN_LOOKS):
         raise ValueError(f"{len(runs)} runs, at most {len(_RUN_LOOKS)} can be told apart: draw fewer")
+    if not runs or not all(len(losses) for losses in runs.values()):
+        raise ValueError(f"runs of {[*map(len, runs.values())]} losses: a run at least is needed, and a loss in each")
     with style():
         ax = ax if ax is not None else plt.subplots(figsize=(7.5, 3.8))[1]
         names: list[tuple[float, str, str]] = []  # height of the line's end, its name, its colour
@@ -70,8 +75,9 @@ def plot_runs(
             names.append((value, f"{name} {value:.2f}", GREY))
         ax.set(title="Is the loss too good to be true?", xlabel="step", ylabel="loss (nats per token)")
         ax.margins(x=0)
-        ax.set_ylim(-0.15, 1.05 * max([height for height, _, _ in names] + [max(losses) for losses in runs.values()]))
-        name_ends(ax, names, _TEXT_GAP)
+        drawn = np.concatenate([[height for height, _, _ in names], *runs.values()])
+        ax.set_ylim(-0.15, 1.05 * max(drawn[np.isfinite(drawn)], default=1.0))
+        name_ends(ax, names)
         return ax
 
 
@@ -87,20 +93,28 @@ def running_mean(values: Sequence[float], width: int) -> np.ndarray:
     return (sums[ends] - sums[starts]) / (ends - starts)
 
 
-def name_ends(ax: Axes, ends: Sequence[tuple[float, str, str]], gap: float) -> None:
-    """Name lines at the right edge of `ax`, moved apart where they would overlap.
+def name_ends(
+    ax: Axes, ends: Sequence[tuple[float, str, str]], *, gap: float = _NAME_GAP, x: float | None = None
+) -> None:
+    """Name lines to the right of `ax`, moved apart where they would overlap. Scale and limits of y must be final.
+
+    A line that ends in no finite number is named at the upper edge, with the word "diverged".
 
     Args:
         ends: height of the line's end in data units, its name, its colour.
-        gap: the least distance of two names, as a share of the height of the axes, which must be final.
+        gap: the least distance of two names, as a share of the height of the axes.
+        x: where the lines end, in data units; None is the right edge of the axes.
     """
-    ends = sorted(ends)
-    low, high = ax.get_ylim()
-    for (height, name, color), y in zip(ends, spread([end[0] for end in ends], gap * (high - low)), strict=True):
+    top = ax.get_ylim()[1]
+    ends = sorted(end if np.isfinite(end[0]) else (top, f"{end[1]}, diverged", end[2]) for end in ends)
+    scale = ax.yaxis.get_transform()  # logarithmic, for instance: names keep their distance as it is seen
+    low, high = scale.transform(ax.get_ylim())
+    apart = spread(scale.transform([height for height, _, _ in ends]).tolist(), gap * (high - low))
+    for (height, name, color), y in zip(ends, scale.inverted().transform(apart), strict=True):
         ax.annotate(
             name,
-            (1.0, height),
-            xycoords=("axes fraction", "data"),
+            (1.0 if x is None else x, height),
+            xycoords=("axes fraction" if x is None else "data", "data"),
             xytext=(1.04, y),
             textcoords=("axes fraction", "data"),
             va="center",

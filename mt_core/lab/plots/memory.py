@@ -9,11 +9,10 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 
-from mt_core.lab.plots.losses import spread
+from mt_core.lab.plots.losses import name_ends
 from mt_core.lab.style import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, RED, style
 
 _LOOKS = ((BLUE, "-", "o"), (RED, "--", "s"), (PURPLE, "-.", "^"), (GREEN, ":", "D"), (ORANGE, (0, (6, 2)), "v"))
-_TEXT_GAP = 0.075  # of the height of the axes: two names closer than this would overlap
 _UNITS = ((1e15, "PB"), (1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1, "bytes"))
 
 
@@ -68,25 +67,11 @@ def plot_memory(
         if ring:
             ax.plot(*ring, "o", markersize=15, markerfacecolor="none", markeredgecolor=BLACK, zorder=4)
         ax.set(xscale="log", yscale="log", ylim=(10**low, 10**high))
-        ends = sorted((float((np.log10(values[-1]) - low) / (high - low)), name) for name, values in held.items())
-        for (_, name), y in zip(ends, spread([end for end, _ in ends], _TEXT_GAP), strict=True):
-            value = held[name][-1]
-            ax.annotate(
-                f"{name}, {in_bytes(value)}",
-                (n_tokens[-1], value),
-                xytext=(1.08, y),
-                textcoords=("axes fraction", "axes fraction"),
-                va="center",
-                color=BLACK,
-                arrowprops={
-                    "arrowstyle": "-",
-                    "color": _LOOKS[list(held).index(name)][0],
-                    "linewidth": 1.2,
-                    "shrinkA": 1,
-                    "shrinkB": 3,
-                },
-                annotation_clip=False,
-            )
+        ends = [
+            (values[-1], f"{name}, {in_bytes(values[-1])}", color)
+            for (name, values), (color, *_) in zip(held.items(), _LOOKS, strict=False)
+        ]
+        name_ends(ax, ends, x=n_tokens[-1])
         if high - low > 5:
             ax.yaxis.set_major_locator(LogLocator(base=1000, numticks=20))
         else:

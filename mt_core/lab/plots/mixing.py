@@ -38,7 +38,7 @@ def plot_drift(orders: Mapping[str, np.ndarray], *, share: float, ax: Axes | Non
         band = np.sqrt(longest * share * (1 - share))
         ax.fill_between(longest, -band, band, color=PALE, linewidth=0, zorder=0)
         # Height of an end, its name, its colour.
-        names: list[tuple[float, str, str]] = [(float(band[-1]), "one standard\ndeviation", GREY)]
+        names: list[tuple[float, str, str]] = [(float(band[-1]), "one standard deviation", GREY)]
         for (name, order), (color, line) in zip(orders.items(), _LOOKS, strict=False):
             drift = np.cumsum(np.asarray(order, dtype=bool)) - share * np.arange(1, len(order) + 1)
             ax.plot(np.arange(1, len(order) + 1), drift, color=color, linestyle=line, linewidth=1.3)
@@ -46,5 +46,5 @@ def plot_drift(orders: Mapping[str, np.ndarray], *, share: float, ax: Axes | Non
         ax.set(title="How far is a source from its share?", xlabel="rows delivered", xlim=(0, longest[-1]))
         ax.set_ylabel("rows more (or fewer)\nthan its share")
         ax.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
-        name_ends(ax, names, 0.08)
+        name_ends(ax, names)
         return ax

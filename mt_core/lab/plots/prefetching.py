@@ -42,7 +42,7 @@ def plot_depth(shares: Mapping[str, Sequence[float]], depths: Sequence[int], *, 
         ax.set(
             xlim=(depths[0] / 3, depths[-1] * 1.2),
             ylim=(0, 108),
-            xlabel="prefetch_factor (batches ahead for each worker)",
+            xlabel="prefetch_factor (batches ahead for each worker, logarithmic)",
             ylabel="speed (% of the bound)",
         )
         ax.set_title("Does a longer queue make the loader faster?")

@@ -85,13 +85,15 @@ def plot_differences(runs: Mapping[str, Sequence[float]], *, first_step: int, ax
         ax.axhline(0, color=GREY, linewidth=1, zorder=1)
         for (name, values), (color, line, marker) in zip(runs.items(), _LOOKS, strict=False):
             steps = range(first_step, first_step + len(values))
-            ax.plot(steps, list(values), color=color, linestyle=line, marker=marker, markersize=4, label=name)
+            ax.plot(
+                steps, list(values), color=color, linestyle=line, marker=marker, markersize=4, label=name, clip_on=False
+            )
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         ax.set(xlabel="step", ylabel="loss minus that of the\nuninterrupted run (nats per token)")
         ax.set_title("What does a restart cost?")
         ax.margins(x=0)
         ends = [(values[-1], name, look[0]) for (name, values), look in zip(runs.items(), _LOOKS, strict=False)]
-        name_ends(ax, ends, 0.1)
+        name_ends(ax, ends)
         return ax
 
 
@@ -110,6 +112,5 @@ def _square(ax: Axes, batch: int, row: int, color: str, *, hatch: str = "", lost
     ax.add_patch(square)
     if lost:
         ax.plot([batch - 0.42, batch + 0.42], [row - 0.36, row + 0.36], color=color, linewidth=1.4, zorder=3)
-    back = {"facecolor": "white", "edgecolor": "none", "pad": 0.8} if hatch or lost else None
-    tint = "white" if not hatch and not lost else BLACK
-    ax.text(batch, row, str(batch), ha="center", va="center", color=tint, size=9, bbox=back, zorder=4)
+    back = {"facecolor": "white", "edgecolor": "none", "pad": 0.8}
+    ax.text(batch, row, str(batch), ha="center", va="center", color=BLACK, size=9, bbox=back, zorder=4)

@@ -9,7 +9,7 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
-from mt_core.lab.style import BLACK, BLUE, GREY, ORANGE, PALE, RED, SKY, style
+from mt_core.lab.style import BLACK, BLUE, GREY, ORANGE, PALE, SKY, style
 from mt_core.windows import IGNORE
 
 _MAX_CELLS = 60  # more tokens than this, and a cell with a number for each would not fit
@@ -139,16 +139,16 @@ def _draw_counts(ax: Axes, counts: np.ndarray, top: float, height: float) -> Non
         first = np.flatnonzero(np.concatenate([[True, True], np.diff(counts[1:]) != 0]))
     for token, width in zip(first.tolist(), np.diff(first, append=len(counts)).tolist(), strict=True):
         count = int(counts[token])
-        face, hatch, ink = (SKY, "", BLACK) if count == 1 else (ORANGE, "", BLACK) if count else ("white", "////", RED)
+        face, hatch = (SKY, "") if count == 1 else (ORANGE, "") if count else ("white", "////")
         if token == 0:
-            face, hatch, ink = "white", "", GREY
+            face, hatch = "white", ""
         _cell(ax, token, width, top, height, face, GREY, hatch)
         if width < len(counts) / (_MAX_CELLS + 1):
             continue
         text, size = "–" if token == 0 else str(count), 8 if count < 10 else 6.5
         weight = "normal" if count == 1 else "bold"
         box = {"facecolor": "white", "edgecolor": "none", "pad": 0.5} if hatch else None
-        ax.text(token + (width - 1) / 2, top + height / 2, text, ha="center", va="center_baseline", color=ink).set(
+        ax.text(token + (width - 1) / 2, top + height / 2, text, ha="center", va="center_baseline", color=BLACK).set(
             fontsize=size, fontweight=weight, bbox=box
         )
 

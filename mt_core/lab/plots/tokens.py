@@ -10,12 +10,11 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import NullLocator
 
 from mt_core.lab.plots.alignment import visible
-from mt_core.lab.plots.losses import spread
-from mt_core.lab.style import BLACK, BLUE, GREEN, GREY, ORANGE, PALE, PURPLE, style
+from mt_core.lab.plots.losses import name_ends
+from mt_core.lab.style import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, style
 
 _WIDTH = 46  # of a line of pieces, in characters
 _LOOKS = ((BLUE, "o", "-"), (ORANGE, "s", "--"), (GREEN, "^", "-."), (PURPLE, "D", ":"))
-_NAME_GAP = 0.07  # of the height of the axes: two names closer than this would overlap
 
 
 def plot_pieces(words: Sequence[Sequence[str]], *, newest: str | None = None, ax: Axes | None = None) -> Axes:
@@ -97,17 +96,9 @@ def plot_vocabulary(
         ax.xaxis.set_minor_locator(NullLocator())
         ax.set(title="How many tokens does a byte of text cost?", ylim=(0, 1.12))
         ax.set(xlabel="vocabulary size asked for (entries, on a logarithmic scale)", ylabel="tokens per byte")
-        ends = sorted((values[-1], name) for name, values in tokens_per_byte.items())
-        heights = spread([end for end, _ in ends], _NAME_GAP)
-        for (end, name), y in zip(ends, heights, strict=True):
-            ax.annotate(
-                f"{name} {end:.2f}",
-                (sizes[-1], end),
-                xytext=(1.04, y),
-                textcoords=("axes fraction", "data"),
-                va="center",
-                color=BLACK,
-                arrowprops={"arrowstyle": "-", "color": PALE, "linewidth": 1, "shrinkA": 1, "shrinkB": 4},
-                annotation_clip=False,
-            )
+        ends = [
+            (values[-1], f"{name} {values[-1]:.2f}", color)
+            for (name, values), (color, *_) in zip(tokens_per_byte.items(), _LOOKS, strict=False)
+        ]
+        name_ends(ax, ends, x=sizes[-1])
         return ax
