@@ -28,6 +28,8 @@ def check_seed(seed: object) -> None:
     Raises:
         ValueError: with what was got.
     """
+    if isinstance(seed, np.integer):  # it would not go into a state, which is JSON
+        raise ValueError(f"seed={seed!r}, a number of Python's is needed: int(seed)")
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 1 << 64:
         raise ValueError(f"seed={seed!r}, a whole number from 0 to 2**64 - 1 is needed")
 
@@ -76,5 +78,7 @@ def check_path(name: str, value: object) -> None:
         ValueError: with the name and what was got.
     """
     path = os.fspath(value) if isinstance(value, os.PathLike) else value
+    if path == "":  # Path("") would be the folder that the program runs in
+        raise ValueError(f"{name} is an empty name: name a file, or write '.' for this folder")
     if not isinstance(path, str) or "\0" in path:
         raise ValueError(f"{name}={value!r}, the name of a file or folder is needed: a text or a pathlib.Path")

@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from mt_core.files import File
+from mt_core.files import File, name_of
 from mt_core.shards import Shard
 from mt_core.store import ENDS, HEADER, TOKENS, StoreError, dtype_for, header_sha256, make_header
 from mt_core.tokenizer import MicroTransformerTokenizer
@@ -76,7 +76,7 @@ def write_store(
     if n_documents == 0:
         names = ", ".join(map(str, files[:8])) + (f" and {len(files) - 8} more" if len(files) > 8 else "")
         raise EmptyError(f"{names}: no text found (empty, or white space alone): a corpus needs at least one document")
-    sources = [{"name": Path(file).name, "documents": count} for file, count in zip(files, counts, strict=True)]
+    sources = [{"name": name_of(file), "documents": count} for file, count in zip(files, counts, strict=True)]
     header = make_header(
         len(tokenizer), tokenizer.fingerprint(), tokenizer.pad_token_id, n_tokens, n_documents, digests, sources
     )

@@ -161,6 +161,10 @@ def choose_device(name: str) -> torch.device:
         return found or torch.device("cpu")
     try:
         device = torch.device(name)
+        if device.type == "cuda" and started_by_torchrun():
+            if device.index is not None:
+                raise ValueError(f"device={name!r}, but each process takes a GPU of its own: --device cuda")
+            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))  # or else all would take room on the first one
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]

@@ -17,6 +17,7 @@ from typing import Any, Literal, NamedTuple, get_args
 from mt_core.arguments import check_flag
 from mt_core.files import (
     _JSONL_SUFFIXES,
+    _TABLE_SUFFIXES,
     CorpusError,
     File,
     Paths,
@@ -136,9 +137,20 @@ def is_jsonl_path(path: str | os.PathLike[str]) -> bool:
 
 
 def kind_of(file: File, is_jsonl: bool | None, sample_by: SampleBy) -> Kind:
-    """How a file is read: "jsonl", "parquet", or for plain text what a document is."""
+    """How a file is read: "jsonl", "parquet", or for plain text what a document is.
+
+    Raises:
+        CorpusError: a table, which nobody has called text.
+    """
     if is_jsonl is None and suffix_of(file) == ".parquet":
         return "parquet"
+    if is_jsonl is None and suffix_of(file) in _TABLE_SUFFIXES:
+        raise CorpusError(
+            file,
+            None,
+            'is a table: write its column of texts as JSONL, a line {"text": "…"} for each row, or read it as plain '
+            "text, commas and all, with is_jsonl=False",
+        )
     return "jsonl" if (is_jsonl_path(file) if is_jsonl is None else is_jsonl) else sample_by
 
 

@@ -27,6 +27,7 @@ File = Path | str
 
 _JSONL_SUFFIXES = {".jsonl", ".ndjson", ".json"}
 _CORPUS_SUFFIXES = {*_JSONL_SUFFIXES, ".txt", ".parquet"}  # what is taken from a folder
+_TABLE_SUFFIXES = {".csv", ".tsv"}  # what could pass for text
 _PACKED_SUFFIXES = {".gz", ".zst", ".zstd"}
 _ARCHIVE_SUFFIXES = {".zip", ".tar", ".tgz", ".bz2", ".xz", ".7z"}  # what could pass for bad text, a .tar even for good
 _LONGEST_NAME = 255  # of a file or folder, in the usual file systems
@@ -64,8 +65,6 @@ def find_files(paths: Paths) -> list[File]:
         raise ValueError("paths is empty: name at least one file")
     for name in names:
         check_path("paths", name)
-        if name == "":  # Path("") would be the folder that the program runs in
-            raise ValueError("paths holds an empty name: name a file, or write '.' for this folder")
     found = [file for name in names for file in (_remote(name) if is_url(name) else _local(Path(name)))]
     for file in found:
         if suffix_of(file) in _ARCHIVE_SUFFIXES:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers import starts_workers
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader, DistributedSampler, IterableDataset, get_worker_info
@@ -22,7 +23,6 @@ from mt_core.lab.audit import CountingCorpus, audit, counting_corpus, interrupte
 
 T = 8
 Pair = tuple[np.ndarray, np.ndarray]
-starts_workers = pytest.mark.filterwarnings(r"ignore:This DataLoader will create \d worker processes:UserWarning")
 CORPUS = counting_corpus(201, n_documents=4)
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mt_core import MicroTransformer
-from mt_core.command_line import RunSettings, main, run, summary, tokens_per_second
+from mt_core.command_line import RunSettings, choose_device, main, run, summary, tokens_per_second
 from mt_core.export import load_pretrained
 from mt_core.flops import flops_per_token
 from mt_core.lab.stories import write_corpus
@@ -202,3 +202,20 @@ def test_the_peak_is_that_of_the_type_that_is_computed_in(precision, files, monk
     monkeypatch.setattr("mt_core.command_line.peak_flops", lambda name, dtype: asked.append(dtype))
     summary(result)
     assert asked == [getattr(torch, precision)]
+
+
+def test_each_process_takes_a_gpu_of_its_own(monkeypatch):
+    for name, value in (
+        ("RANK", "1"),
+        ("WORLD_SIZE", "2"),
+        ("LOCAL_RANK", "1"),
+        ("MASTER_ADDR", "a"),
+        ("MASTER_PORT", "1"),
+    ):
+        monkeypatch.setenv(name, value)
+    taken = []
+    monkeypatch.setattr(torch.cuda, "set_device", taken.append)
+    monkeypatch.setattr(torch, "empty", lambda *size, device: None)
+    assert choose_device("cuda") == torch.device("cuda") and taken == [1]
+    with pytest.raises(ValueError, match=r"device='cuda:0', but each process takes a GPU of its own: --device cuda"):
+        choose_device("cuda:0")

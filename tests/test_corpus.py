@@ -398,8 +398,15 @@ def test_missing_files_are_named_before_anything_is_read(tmp_path: Path) -> None
         next(read_documents([good, tmp_path / "*.jsonl"]))
     with pytest.raises(ValueError, match="paths is empty"):
         next(read_documents([]))
-    with pytest.raises(ValueError, match="paths holds an empty name"):
+    with pytest.raises(ValueError, match="paths is an empty name"):
         next(read_documents([good, ""]))
+
+
+def test_a_table_is_no_text_unless_it_is_called_so(tmp_path: Path) -> None:
+    table = write(tmp_path, "a.csv", "text,label\nA hen.,1\n")
+    with pytest.raises(CorpusError, match=r"a\.csv: is a table: .* is_jsonl=False"):
+        next(read_documents(table))
+    assert list(read_documents(table, is_jsonl=False)) == ["text,label\nA hen.,1\n"]
 
 
 @pytest.mark.parametrize("text", ["Is it a cat?\nIt is.", "word " * 60], ids=["lines", "one long line"])

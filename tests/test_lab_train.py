@@ -1,13 +1,17 @@
 """The main job: from a corpus of any kind to a table, a picture and an honest comparison with the floor."""
 
+import gzip
 import json
 import math
 
 import numpy as np
+import pyarrow
+import pyarrow.parquet
 import pytest
 
-from mt_core import TokenStore
+from mt_core import TokenStore, read_documents
 from mt_core.lab import stories, train
+from mt_core.lab.corpora import Corpus
 
 TINY = ["--max-steps", "4", "--n-layer", "1", "--n-embd", "32", "--batch-size", "8", "--warmup-steps", "1"]
 
@@ -43,6 +47,39 @@ def test_split_keeps_every_line_and_a_tenth_for_validation(tmp_path):
     first, rest = (part.read_bytes() for part in train.split_file(whole, tmp_path / "parts"))
     assert first + rest == whole.read_bytes()
     assert 0.05 < len(rest) / len(whole.read_bytes()) <= 0.1
+
+
+def test_a_packed_file_and_a_parquet_file_are_split_into_readable_ones(tmp_path):
+    texts = [f"line {i:2} of twenty-one" for i in range(21)]
+    packed, table = tmp_path / "a.jsonl.gz", tmp_path / "a.parquet"
+    packed.write_bytes(gzip.compress("".join(json.dumps({"text": text}) + "\n" for text in texts).encode()))
+    pyarrow.parquet.write_table(pyarrow.table({"text": texts}), table)
+    for path in (packed, table):
+        parts = train.split_file(path, tmp_path / path.suffix)
+        assert [part.name for part in parts] == ["train.jsonl", "val.jsonl"]
+        assert [list(read_documents(part)) for part in parts] == [texts[:19], texts[19:]]
+
+
+def test_a_packed_file_of_stories_is_known_for_what_it_is(tmp_path):
+    stories.write_corpus(tmp_path / "a.jsonl", seed=1, count=2)
+    (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress((tmp_path / "a.jsonl").read_bytes()))
+    settings = train.default_settings(Corpus(train=tmp_path / "a.jsonl.gz", val=None, is_jsonl=None, title=""), "a")
+    assert settings.chunking == "per_document"
+
+
+@pytest.mark.parametrize("name", ["table.csv", "TABLE.TSV"])
+def test_a_table_is_refused_before_anything_is_written(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / name).write_text("text,label\n" * 20, encoding="utf-8")
+    with pytest.raises(SystemExit, match=rf"^error: {name}: is a table: write its column of texts as JSONL"):
+        train.main([name])
+    assert [file.name for file in tmp_path.iterdir()] == [name]
+
+
+def test_without_the_folder_of_the_course_the_command_says_how_to_write_the_stories(tmp_path, monkeypatch):
+    monkeypatch.setattr(train, "_ROOT", tmp_path)
+    with pytest.raises(SystemExit, match=r"python -m mt_core\.lab\.stories --out data writes them again"):
+        train.main([])
 
 
 def test_a_run_on_stories_ends_above_the_floor_and_leaves_its_records(tmp_path, capsys):

@@ -533,6 +533,8 @@ def test_a_seed_is_a_whole_number(seed: object) -> None:
     with pytest.raises(ValueError, match=f"seed={seed!r}, a whole number from 0 to"):
         create(seed=seed)
     assert sorted(flat(rows_of(create(seed=2**64 - 1)))) == list(range(10))
+    with pytest.raises(ValueError, match=r"seed=np\.int64\(3\), a number of Python's is needed: int\(seed\)"):
+        create(seed=np.int64(3))
 
 
 @pytest.mark.parametrize("value", [0, -1, 1.5])

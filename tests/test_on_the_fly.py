@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers import starts_workers
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -31,7 +32,6 @@ from mt_core.corpus import CorpusWarning
 from mt_core.lab.provenance import explain
 from mt_core.on_the_fly import TokenizedText, open_text
 
-starts_workers = pytest.mark.filterwarnings(r"ignore:This DataLoader will create \d worker processes:UserWarning")
 CHUNKINGS = ["contiguous", "per_document", "sliding", "packed"]
 # Blank lines with and without white space, a record of blanks, Windows line ends, no line end at the end.
 PLAIN = "one line \n\n \nnext paragraph\nof two lines\r\n\r\n\t \n\nGröße 你好 🙂\n\nthe last"

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers import starts_workers
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader, Subset
@@ -28,7 +29,6 @@ from mt_core.lab.provenance import ProvenanceError, TokenOrigin, explain
 from mt_core.mixing import MixedDataset
 
 WriteJsonl = Callable[[str, Iterable[str]], Path]
-starts_workers = pytest.mark.filterwarnings(r"ignore:This DataLoader will create \d worker processes:UserWarning")
 
 
 def texts_of(path: Path) -> list[str]:

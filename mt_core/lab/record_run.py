@@ -288,7 +288,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     settings = tyro.cli(RecordSettings, args=arguments, prog="python -m mt_core.lab.record_run")
     try:
         record_run(settings)
-    except (ValueError, RuntimeError, OSError) as error:
+    except (ValueError, RuntimeError, OSError, ImportError) as error:
         raise SystemExit(f"error: {error}") from None
     except KeyboardInterrupt:
         raise SystemExit("\nstopped; nothing was recorded") from None

@@ -2,8 +2,9 @@
 
     python -m mt_core.lab.train [DATA] [options]
 
-DATA is a folder with train.jsonl and val.jsonl (the stories in `data` by default), a text or JSONL file, or a
-corpus by name (`python -m mt_core.lab.corpora list`). Options are those of `python -m mt_core.training`.
+DATA is a folder with train.jsonl and val.jsonl (the stories in `data` by default), a text, JSONL or Parquet
+file, packed or not, or a corpus by name (`python -m mt_core.lab.corpora list`). Options are those of
+`python -m mt_core.training`.
 """
 
 from __future__ import annotations
@@ -11,8 +12,9 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +22,7 @@ import tyro
 from matplotlib import pyplot as plt
 
 from mt_core.command_line import Run, RunSettings, in_one_line, run, summary, table
-from mt_core.corpus import is_jsonl_path, iterate_documents
+from mt_core.corpus import iterate_documents, kind_of, read_documents, read_lines
 from mt_core.lab.corpora import Corpus, resolve
 from mt_core.lab.plots import plot_loss
 from mt_core.lab.stories import StoryError, read_bits
@@ -127,23 +129,36 @@ def draw_loss(result: Run, floor: AgainstFloor | None, path: Path) -> str:
 
 
 def split_file(path: Path, folder: Path) -> tuple[Path, Path]:
-    """The first nine tenths of a file, by lines, and the rest: for a corpus that comes in one piece."""
-    suffix = ".jsonl" if is_jsonl_path(path) else ".txt"
-    lines = path.read_bytes().splitlines(keepends=True)
-    total, size, cut = sum(map(len, lines)), 0, 0
-    while cut < len(lines) and size < total * (1 - _VAL_SHARE):
-        size += len(lines[cut])
-        cut += 1
-    if not 0 < cut < len(lines):
+    """The first nine tenths of a file, by lines, and the rest: for a corpus that comes in one piece.
+
+    It is read twice, a line at a time. What is packed is unpacked, and Parquet becomes JSONL.
+
+    Raises:
+        CorpusError: the file cannot be read.
+        ValueError: it has too few lines.
+    """
+    ends = np.fromiter(map(len, _lines(path)), np.int64).cumsum()  # bytes up to the end of each line
+    n_train = int(np.searchsorted(ends, ends[-1] * (1 - _VAL_SHARE))) + 1 if len(ends) else 0
+    if not 0 < n_train < len(ends):
         raise ValueError(
-            f"{path} has {len(lines)} line{'' if len(lines) == 1 else 's'}, too few to set a tenth aside for "
+            f"{path} has {len(ends)} line{'' if len(ends) == 1 else 's'}, too few to set a tenth aside for "
             "validation: name a folder with train.jsonl and val.jsonl instead"
         )
     folder.mkdir(parents=True, exist_ok=True)
+    suffix = ".txt" if kind_of(path, None, "document") == "document" else ".jsonl"
     parts = folder / f"train{suffix}", folder / f"val{suffix}"
-    for part, chosen in zip(parts, (lines[:cut], lines[cut:]), strict=True):
-        part.write_bytes(b"".join(chosen))
+    lines = _lines(path)
+    for part, chosen in zip(parts, (islice(lines, n_train), lines), strict=True):
+        with part.open("wb") as file:
+            file.writelines(chosen)
     return parts
+
+
+def _lines(path: Path) -> Iterator[bytes]:
+    """The lines of a file with their ends, unpacked; of a table its documents as JSONL."""
+    if kind_of(path, None, "document") == "parquet":
+        return (json.dumps({"text": text}).encode() + b"\n" for text in read_documents(path))
+    return (line for _, line in read_lines(path, 0, None, [0]))
 
 
 def default_settings(corpus: Corpus, name: str) -> RunSettings:
@@ -151,8 +166,7 @@ def default_settings(corpus: Corpus, name: str) -> RunSettings:
 
     A corpus in one file stands as both `train` and `val`, until `split_file` has taken it apart.
     """
-    with corpus.train.open(encoding="utf-8", errors="replace") as file:
-        stories = _is_story(file.readline())
+    stories = _is_story(next(_lines(corpus.train), b""))
     tokenizer = corpus.train.parent / "tokenizer"
     return RunSettings(
         train=corpus.train,
@@ -167,10 +181,10 @@ def default_settings(corpus: Corpus, name: str) -> RunSettings:
     )
 
 
-def _is_story(line: str) -> bool:
+def _is_story(line: bytes) -> bool:
     try:
         return "bits" in json.loads(line)
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, RecursionError):
         return False
 
 
@@ -179,10 +193,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     word = arguments.pop(0) if arguments and not arguments[0].startswith("-") else str(_ROOT / "data")
     try:
+        if word == str(_ROOT / "data") and not (_ROOT / "data").is_dir():
+            raise ValueError(
+                "the stories are in the folder data/ of the course, which is not installed with the package: "
+                "python -m mt_core.lab.stories --out data writes them again, then name that folder: "
+                "python -m mt_core.lab.train data"
+            )
         corpus = resolve(word)
         defaults = default_settings(corpus, Path(word).stem.replace(":", "-"))
         settings = tyro.cli(RunSettings, default=defaults, args=arguments, prog="python -m mt_core.lab.train [DATA]")
-    except (ValueError, RuntimeError, OSError) as error:
+    except (ValueError, RuntimeError, OSError, ImportError) as error:
         raise SystemExit(f"error: {error}") from None
     except KeyboardInterrupt:
         raise SystemExit("\nstopped before training") from None
