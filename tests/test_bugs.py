@@ -3,14 +3,19 @@
 import inspect
 import re
 import textwrap
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import DataLoader
 
 from mt_core.lab import bugs
 from mt_core.lab.bugs import EXHIBITS, Exhibit, WrongMend
-from mt_core.lab.bugs.resume import ForgottenPlace
+from mt_core.lab.bugs.chance import SameNoise
+from mt_core.lab.bugs.order import DeafWorkers
+from mt_core.lab.bugs.resume import ForgottenPlace, VanishedBatches
 
 # What the verdict on the broken code says, then on each wrong mend in order.
 SAYS = {
@@ -274,6 +279,162 @@ def test_numbers_may_come_as_arrays_or_tensors() -> None:
     place = EXHIBITS["colliding_rows"].mend
     assert EXHIBITS["colliding_rows"].check(lambda row, n, seed: np.int64(place(row, n, seed))).ok
     assert not EXHIBITS["colliding_rows"].check(lambda row, n, seed: float(place(row, n, seed))).ok
+
+
+@pytest.mark.parametrize(
+    ("name", "candidate", "says"),
+    [
+        ("too_good", lambda token_ids: token_ids, "a pair (input_ids, labels) is needed, not [0, 1, 2"),
+        ("familiar_validation", lambda *_: 3, "a pair (train, val) of lists of documents is needed, not 3"),
+        ("familiar_validation", lambda *_: (3, 4), "train: a list is needed, not 3"),
+        ("lost_lines", lambda data: ["story 0"], "a pair (texts, bad) is needed, not ['story 0']"),
+        ("double_votes", lambda *_: 3, "10 rows on 4 ranks: rank 0: a list is needed, not 3"),
+        ("waiting_rank", lambda *_: 3, "9 rows in batches of 2 on 2 ranks: a list is needed, not 3"),
+        ("waiting_rank", lambda *_: [3], "a batch of rank 0: a list is needed, not 3"),
+        ("hasty_buffer", lambda *_: 3, "the copies: a list is needed, not 3"),
+    ],
+)
+def test_an_answer_of_another_kind_is_named_and_not_taken_for_an_error_of_its_author(
+    name: str, candidate: Callable[..., object], says: str
+) -> None:
+    assert says in EXHIBITS[name].check(candidate).explanation
+
+
+def test_pairs_and_batches_may_come_from_generators() -> None:
+    for name in ("too_good", "familiar_validation", "waiting_rank", "double_votes"):
+        mend = EXHIBITS[name].mend
+        verdict = EXHIBITS[name].check(lambda *given, mend=mend: (part for part in mend(*given)))
+        assert verdict.ok, verdict
+
+
+# Mends that are wrong in a way that no mend of the museum is: each by itself, or it hides behind another fault.
+
+
+def mend_of(name: str) -> Callable[..., Any]:
+    return EXHIBITS[name].mend
+
+
+def backwards(token_ids: list[int], seq_length: int) -> list[tuple[list[int], list[int]]]:
+    return [(inputs[::-1], labels[::-1]) for inputs, labels in mend_of("long_epoch")(token_ids, seq_length)]
+
+
+def short_last_batch(n_rows: int, batch_size: int, rank: int, n_ranks: int) -> list[list[int]]:
+    own = list(range(rank, n_rows // n_ranks * n_ranks, n_ranks))
+    return [own[start : start + batch_size] for start in range(0, len(own), batch_size)]
+
+
+def filled_with_none(n_rows: int, batch_size: int, rank: int, n_ranks: int) -> list[list[int | None]]:
+    size = batch_size * n_ranks
+    rows = [[start + rank * batch_size + place for place in range(batch_size)] for start in range(0, n_rows, size)]
+    return [[row if row < n_rows else None for row in batch] for batch in rows]
+
+
+def front_shuffled(n: int, seed: int, epoch: int) -> list[int]:
+    front = np.random.default_rng((seed, epoch)).permutation(n)[:10].tolist()
+    return front + [row for row in range(n) if row not in front]
+
+
+def loaders(n: int = 20, shuffle_val: bool = False) -> Callable[..., Any]:
+    def create(train: list[int], val: list[int], seed: int) -> tuple[DataLoader, DataLoader]:
+        own, other = torch.Generator().manual_seed(seed), torch.Generator().manual_seed(seed)
+        return (
+            DataLoader(train[:n], batch_size=4, shuffle=True, generator=own),
+            DataLoader(val, batch_size=4, shuffle=shuffle_val, generator=other),
+        )
+
+    return create
+
+
+class WorkerLater(SameNoise):
+    worker = 0
+
+    def start_worker(self, worker: int) -> None:
+        self.worker = worker
+
+    def __getitem__(self, row: int) -> int:
+        key = (self.seed, self.epoch, row, self.worker * self.epoch)
+        return int(np.random.default_rng(key).integers(2**31))
+
+
+class SeedForgotten(DeafWorkers):
+    def message(self) -> int:
+        return self.epoch
+
+    def rows(self, message: int) -> list[int]:
+        return np.random.default_rng(message).permutation(self.n).tolist()
+
+
+class Drawing(SeedForgotten):
+    def rows(self, message: int) -> list[int]:
+        return np.random.default_rng((self.seed, message)).integers(self.n, size=self.n).tolist()
+
+
+class OnePass(VanishedBatches):
+    def __iter__(self) -> Iterator[int]:
+        while self.place < self.n_batches:
+            self.place += 1
+            yield self.place - 1
+
+
+class SinceItsStart(VanishedBatches):
+    def __iter__(self) -> Iterator[int]:
+        self.delivered = 0
+        for batch in range(self.place, self.n_batches):
+            self.delivered += 1
+            yield batch
+
+    def state_dict(self) -> dict[str, int]:
+        return {"place": getattr(self, "delivered", 0)}
+
+
+class NeverAnew(ForgottenPlace):
+    def __iter__(self) -> Iterator[int]:
+        while self.place < self.n_batches:
+            self.place += 1
+            yield self.place - 1
+
+
+@pytest.mark.parametrize(
+    ("name", "candidate", "says"),
+    [
+        ("changed_words", lambda ids: np.array(ids, dtype=np.uint32), "take 4 bytes each, 2 hold them"),
+        ("changed_words", lambda ids: np.array(ids, dtype=object), "a NumPy array of whole numbers is needed"),
+        ("false_end", lambda ids, n: [256, *ids, 257] if len(ids) + 2 <= n else [256, *ids[: n - 2]], "cut that fits"),
+        ("long_epoch", lambda ids, n: mend_of("long_epoch")(ids, n) or [(ids, ids)], "fits, yet you return 1"),
+        ("long_epoch", lambda ids, n: [], "you return no row, 10 fit"),
+        ("long_epoch", backwards, "row 0 asks [4, 3, 2, 1] after [3, 2, 1, 0]: not the next token"),
+        ("familiar_validation", lambda texts, n, seed: (texts[n + 1 :], texts[: n + 1]), "39 + 11 documents where 40"),
+        ("same_noise", WorkerLater, "epoch 2 depends on the number of workers"),
+        ("twin_runs", lambda n, *pair: np.random.default_rng(pair).integers(n, size=n), "is no order of 50 rows"),
+        ("twin_runs", front_shuffled, "1,000 rows are not shuffled"),
+        ("watched_training", lambda train, val, seed: loaders()(train, val, 0), "seeds 0 and 1 give the same orders"),
+        ("watched_training", loaders(n=16), "all 20 rows, each once, are needed"),
+        ("watched_training", loaders(shuffle_val=True), "rows 100 to 107 in order are needed"),
+        ("deaf_workers", SeedForgotten, "seeds 0 and 1 give the same orders"),
+        ("deaf_workers", Drawing, "is no order of 40 rows"),
+        ("colliding_rows", lambda row, n, seed: row, "seeds 0 and 1 give the same order of 500 rows"),
+        ("colliding_rows", lambda row, n, seed: row + 1, "row 14 goes to 15, a place from 0 to 14 is needed"),
+        (
+            "double_votes",
+            lambda *given: [given[0] if r is None else r for r in mend_of("double_votes")(*given)],
+            "row 10,",
+        ),
+        ("waiting_rank", short_last_batch, "7 rows in batches of 2 on 2 ranks: a batch is [4], 2 rows are needed"),
+        ("waiting_rank", filled_with_none, "a batch is [8, None], 2 rows are needed"),
+        ("vanished_batches", OnePass, "two passes over 5 batches deliver [0, 1, 2, 3, 4] and []"),
+        (
+            "vanished_batches",
+            SinceItsStart,
+            "stopped after 3 batches, four times over, it delivers [0, 1, 2, 3, 4, 5, 3",
+        ),
+        ("forgotten_place", NeverAnew, "the epoch after a resumed one is []"),
+    ],
+)
+def test_each_case_of_a_check_refuses_a_mend_that_only_it_can_tell(
+    name: str, candidate: Callable[..., Any], says: str
+) -> None:
+    verdict = EXHIBITS[name].check(candidate)
+    assert not verdict.ok and says in verdict.explanation, verdict
 
 
 def test_the_printing_functions(capsys: pytest.CaptureFixture[str]) -> None:

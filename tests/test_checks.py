@@ -1,5 +1,6 @@
 """Checks of predictions and exercises: right answers pass, wrong ones are explained in the learner's terms."""
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from mt_core.lab import checks
+from mt_core.lab.checks.explained import UntouchedError, WrongError, as_items, as_list, as_number
 
 Rows = list[tuple[list[int], list[int]]]
 Say = Callable[..., str]
@@ -38,6 +40,7 @@ Say = Callable[..., str]
         ([6, 7], torch.tensor([6, 7]), "Your guess is right: [6, 7]."),
         (range(6, 8), np.array([6, 7]), "Your guess is right: [6, 7]."),
         ((6,), [6, 7], "You guessed [6]; the answer is [6, 7]."),
+        ([np.int64(6), torch.tensor(8)], [6, 7], "You guessed [6, 8]; the answer is [6, 7]."),
         ("seven", 7, "You guessed 'seven'; the answer is 7."),
     ],
 )
@@ -204,3 +207,56 @@ def test_the_broken_loss_shows_the_error_and_the_case_without_one(say: Say) -> N
     printed = say(checks.alignment.unflattened_loss, cross_entropy)
     assert "torch says: Expected target size [2, 16], got [2, 8]" in printed
     assert "With V=8, as large as T, nothing complains" in printed
+
+
+# -- one answer, in the forms in which a reader may return it
+
+
+@pytest.mark.parametrize(
+    "same",
+    [
+        [3, 1, 4],
+        (3, 1, 4),
+        np.array([3, 1, 4], dtype=np.uint16),
+        torch.tensor([3, 1, 4]),
+        [np.int64(3), np.int32(1), 4],
+        [torch.tensor(3), torch.tensor(1), torch.tensor(4)],
+        (n for n in (3, 1, 4)),
+        map(np.int64, (3, 1, 4)),
+    ],
+)
+def test_whole_numbers_may_come_in_many_forms(same: Any) -> None:
+    assert [(n, type(n)) for n in as_list(same, "pi")] == [(3, int), (1, int), (4, int)]
+
+
+@pytest.mark.parametrize("other", [3, "314", [3.0], [True], [[3], [1]], {3: 1}, [np.float32(3)], [torch.tensor(True)]])
+def test_what_is_no_list_of_whole_numbers_is_refused(other: Any) -> None:
+    with pytest.raises(WrongError, match=r"pi: you returned .*, a tensor or list of whole numbers is needed"):
+        as_list(other, "pi")
+
+
+def test_a_generator_without_end_is_cut_off() -> None:
+    assert len(as_list(itertools.count(), "pi")) == 100_000
+
+
+@pytest.mark.parametrize("same", [2, 2.0, np.int64(2), np.float32(2), torch.tensor(2), torch.tensor([2.0])])
+def test_a_number_may_come_in_many_forms(same: Any) -> None:
+    assert as_number(same, "two") == 2 and type(as_number(same, "two")) in (int, float)
+
+
+@pytest.mark.parametrize("other", ["2", True, np.bool_(True), [2], torch.tensor([2, 2]), np.array([2, 2]), 2j])
+def test_what_is_no_number_is_refused(other: Any) -> None:
+    with pytest.raises(WrongError, match=r"two: you returned .*, one number is needed"):
+        as_number(other, "two", "one number")
+
+
+@pytest.mark.parametrize("read", [as_items, lambda answer: as_list(answer, ""), lambda answer: as_number(answer, "")])
+def test_nothing_is_no_answer(read: Callable[[Any], Any]) -> None:
+    for nothing in (None, ...):
+        with pytest.raises(UntouchedError):
+            read(nothing)
+
+
+def test_lists_in_lists_and_strings_stay_what_they_are() -> None:
+    assert as_items(([np.int64(1), 2], torch.tensor([3]))) == [[1, 2], [3]]
+    assert as_items(word for word in (" the", "yes", b"no")) == [" the", "yes", b"no"]

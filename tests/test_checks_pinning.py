@@ -58,7 +58,7 @@ def period(way: str, fetch: float, copy: float, compute: float) -> float:
         ),
         (lambda way, fetch, copy, compute: period("blocking", fetch, copy, compute), "'one stream', fetch 6"),
         (lambda way, *times: period("one stream" if way[0] == "t" else way, *times), "'two streams', fetch 6"),
-        (lambda way, fetch, copy, compute: "9", "a number is needed, you returned '9'"),
+        (lambda way, fetch, copy, compute: "9", "you returned '9', a number is needed"),
     ],
 )
 def test_wrong_periods_are_explained(say: Say, answer: Callable[..., Any], words: str) -> None:

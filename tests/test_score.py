@@ -36,6 +36,13 @@ def test_a_guess_is_compared_and_the_first_one_counts(capsys: pytest.CaptureFixt
     assert sheet.counts() == {"predicted": 1, "detected": 0, "mended": 0}
 
 
+@pytest.mark.parametrize("sign", ["altered", "lost", "twice"])
+def test_a_batch_that_arrives_in_place_of_another_shows_three_signs(sign: str) -> None:
+    sheet = ScoreSheet()
+    sheet.predict(hasty_buffer=sign)
+    assert sheet.words("hasty_buffer")[0] == "right"
+
+
 @pytest.mark.parametrize("guess", ["", "twise", 3, ["twice"]])
 def test_what_is_no_sign_is_refused_and_the_answer_stays_hidden(guess: Any, capsys: Any) -> None:
     sheet = ScoreSheet()

@@ -6,9 +6,10 @@ A lab is a lesson whose folded solutions are taken out and whose checks count. D
 source/ holds the teacher's versions, release/ what students get, gradebook.db what each check is worth. Run again,
 it takes up changed notebooks and keeps what was submitted and graded.
 
-Cells are known by their tags: a cell tagged `exercise` with one function or class to fill in, the cell with its
-check, and a cell tagged `solution` that defines the same under another name and calls the same check. The
-difficulty in the exercise's docstring is its points.
+Cells are known by their tags: a cell tagged `exercise` with functions or classes to fill in, the cell that ends with
+their checks, one a line, and a cell tagged `solution` that defines the same under other names and calls the same
+checks. Each function or class is an exercise: in a lab it has a cell and a check of its own, so that one that is right
+counts beside one that is not. The difficulty in its docstring is its points.
 """
 
 import argparse
@@ -18,6 +19,7 @@ import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +29,26 @@ from nbformat import NotebookNode
 ROOT = Path(__file__).resolve().parents[1]
 OUT = ROOT / "runs" / "labs"
 CONFIG = r"""# nbgrader's settings for this course; written by tools/labs.py, and left alone once it is here.
+from nbgrader.preprocessors import CheckCellMetadata, ClearOutput, DeduplicateIds, OverwriteCells, OverwriteKernelspec
+
 c = get_config()  # noqa
 c.CourseDirectory.course_id = "microtransformer"
 c.ClearSolutions.code_stub = {"python": ""}  # the stub stands above the solution
 c.Execute.timeout = 300  # seconds for a cell; an answer that never ends is stopped
+
+
+class CopiedCells(DeduplicateIds):
+    # Whoever copies or splits a cell of an exercise copies its id. nbgrader 0.9.6 empties the copy's mark, takes what
+    # is left for an old format, and grades nobody any more; without the mark it is a cell like any other.
+    def preprocess_cell(self, cell, resources, cell_index):
+        cell, resources = super().preprocess_cell(cell, resources, cell_index)
+        if not cell.metadata.get("nbgrader", True):
+            del cell.metadata["nbgrader"]
+        return cell, resources
+
+
+steps = [ClearOutput, CopiedCells, OverwriteKernelspec, OverwriteCells, CheckCellMetadata]
+c.Autograde.sanitize_preprocessors = steps
 # Files handed in are called NAME_lab_02_dataset.ipynb; NAME is the student, whatever a browser puts behind.
 c.FileNameCollectorPlugin.named_regexp = r".*[/\\](?P<student_id>[^/\\]+?)[_-](?P<file_id>lab_\d\d_\w+)"
 """
@@ -56,12 +74,15 @@ class Exercise:
         name: the function or class that a student fills in.
         points: what its check is worth, 1 to 3.
         place: the number of the stub's cell; the check and the solution follow it.
+        stub, check: the source of its part of these two cells.
         answer: source that defines `name` as the solution does.
     """
 
     name: str
     points: int
     place: int
+    stub: str
+    check: str
     answer: str
 
 
@@ -73,7 +94,7 @@ def find_exercises(nb: NotebookNode) -> list[Exercise]:
         raise LabError(
             f"exercises are cells {places}, solutions {solutions}: two cells after each exercise, one is due"
         )
-    found = [_exercise(nb.cells, place) for place in places]
+    found = [exercise for place in places for exercise in _exercises(nb.cells, place)]
     names = [exercise.name for exercise in found]
     if len(set(names)) < len(names):
         raise LabError(f"two exercises have one name: {', '.join(sorted(names))}")
@@ -90,17 +111,23 @@ def teachers_version(nb: NotebookNode, title: str) -> NotebookNode:
     found = find_exercises(nb)
     if not found:
         raise LabError("no cell has the tag exercise, so there is nothing to grade")
-    cells = [cell.copy() for cell in nb.cells]
-    for exercise in found:
-        stub, check = cells[exercise.place], cells[exercise.place + 1]
-        stub.source += f"\n### BEGIN SOLUTION\n{exercise.answer}\n### END SOLUTION"
-        stub.metadata = _marks(exercise.name, solution=True)
-        check.source += "\n### BEGIN HIDDEN TESTS\nchecks.must_be_right()\n### END HIDDEN TESTS"
-        check.metadata = _marks(f"{exercise.name}_check", grade=True, locked=True, points=exercise.points)
+    cells: list[NotebookNode] = []
+    for place, original in enumerate(nb.cells):
+        here = [exercise for exercise in found if exercise.place == place]
+        for exercise in here:
+            stub, check = nb.cells[place].copy(), nb.cells[place + 1].copy()
+            stub.source = f"{exercise.stub}\n### BEGIN SOLUTION\n{exercise.answer}\n### END SOLUTION"
+            stub.metadata = _marks(exercise.name, solution=True)
+            check.source = f"{exercise.check}\n### BEGIN HIDDEN TESTS\nchecks.must_be_right()\n### END HIDDEN TESTS"
+            check.metadata = _marks(f"{exercise.name}_check", grade=True, locked=True, points=exercise.points)
+            if exercise is not here[0]:
+                stub.id, check.id = exercise.name, f"{exercise.name}_check"
+            cells += [stub, check]
+        if not here and not any(place - exercise.place in (1, 2) for exercise in found):
+            cells.append(original.copy())
     for cell in cells:
         if cell.cell_type == "code":
             cell.update(outputs=[], execution_count=None)
-    cells = [cell for cell in cells if "solution" not in _tags(cell)]
     first = nbformat.v4.new_markdown_cell(_first_words(title, found), id="lab-words")
     folder = nbformat.v4.new_code_cell(FOLDER, id="lab-folder")
     first.metadata, folder.metadata = _marks("lab_words", locked=True), _marks("lab_folder", locked=True)
@@ -181,34 +208,53 @@ def _marks(grade_id: str, **different: Any) -> NotebookNode:
     return nbformat.from_dict({"nbgrader": {**plain, "task": False, **different}})
 
 
-def _exercise(cells: Sequence[NotebookNode], place: int) -> Exercise:
-    stub, check, solution = cells[place : place + 3]
-    (task,) = _definitions(stub, place, exactly=1)
+def _exercises(cells: Sequence[NotebookNode], place: int) -> list[Exercise]:
+    """The exercises of three cells, the stubs, their checks and their solutions, from `place` on."""
+    stub, check, solution = (cell.source for cell in cells[place : place + 3])
+    tasks, lines = _definitions(stub), [node for node in ast.parse(check).body if isinstance(node, ast.Expr)]
+    if not tasks or len(tasks) > len(lines):
+        found = f"{len(tasks)} functions and classes, cell {place + 1} calls {len(lines)}"
+        raise LabError(f"cell {place}: defines {found}: one check for each is due, and at least one exercise")
+    lines = lines[-len(tasks) :]
+    solved = [_solved(solution, task.name, line, place) for task, line in zip(tasks, lines, strict=True)]
+    if any(one.lineno >= other.lineno for one, other in pairwise(solved)):
+        raise LabError(f"cell {place + 2}: solutions are due in the order of the exercises of cell {place}")
+    answers = _cut(solution, solved)
+    for task, definition in zip(tasks, solved, strict=True):
+        answers = [re.sub(rf"\b{definition.name}\b", task.name, answer) for answer in answers]
+    parts = zip(tasks, _cut(stub, tasks), _cut(check, lines), answers, strict=True)
+    return [
+        Exercise(name=task.name, points=_points(task, place), place=place, stub=stub, check=check, answer=answer)
+        for task, stub, check, answer in parts
+    ]
+
+
+def _solved(solution: str, name: str, check: ast.stmt, place: int) -> ast.FunctionDef | ast.ClassDef:
+    """What a solution's cell defines in place of `name`: it is there given to the same check."""
+    wanted = ast.unparse(check)
+    calls = [ast.unparse(node) for node in ast.parse(solution).body if isinstance(node, ast.Expr)]
+    for definition in _definitions(solution):
+        renamed = [re.subn(rf"\b{definition.name}\b", name, call) for call in calls]
+        if wanted.startswith("checks.") and any(call == wanted and count for call, count in renamed):
+            return definition
+    raise LabError(f"cell {place + 2}: the solution is not checked by {wanted}, which cell {place + 1} ends with")
+
+
+def _points(task: ast.FunctionDef | ast.ClassDef, place: int) -> int:
     points = [points for level, points in LEVELS.items() if f"{level}, " in (ast.get_docstring(task) or "")]
     if len(points) != 1:
         raise LabError(f"cell {place}: the docstring of {task.name} states no difficulty: one of {', '.join(LEVELS)}")
-    solved = _definitions(solution, place + 2)[-1].name
-    answer, calls = _split(re.sub(rf"\b{solved}\b", task.name, solution.source))
-    checked = ast.unparse(ast.parse(check.source).body[-1])
-    if not checked.startswith("checks.") or checked not in calls:
-        raise LabError(f"cell {place + 2}: the solution is not checked by {checked}, the last line of cell {place + 1}")
-    return Exercise(name=task.name, points=points[0], place=place, answer=answer)
+    return points[0]
 
 
-def _definitions(cell: NotebookNode, place: int, exactly: int | None = None) -> list[ast.FunctionDef | ast.ClassDef]:
-    """The functions and classes that a cell defines."""
-    found = [node for node in ast.parse(cell.source).body if isinstance(node, ast.FunctionDef | ast.ClassDef)]
-    if not found or len(found) != (exactly or len(found)):
-        raise LabError(f"cell {place}: defines {len(found)} functions and classes, {exactly or 'one or more'} needed")
-    return found
+def _definitions(source: str) -> list[ast.FunctionDef | ast.ClassDef]:
+    return [node for node in ast.parse(source).body if isinstance(node, ast.FunctionDef | ast.ClassDef)]
 
 
-def _split(source: str) -> tuple[str, list[str]]:
-    """What a solution's cell defines, and the calls after it: its check, and what else it shows."""
-    body = ast.parse(source).body
-    calls = [node for node in body if isinstance(node, ast.Expr)]
-    end = calls[0].lineno - 1 if calls else None
-    return "\n".join(source.splitlines()[:end]).rstrip(), [ast.unparse(call) for call in calls]
+def _cut(source: str, nodes: Sequence[ast.stmt]) -> list[str]:
+    """A cell's source in parts, each up to the end of one of its statements."""
+    lines, ends = source.splitlines(), [node.end_lineno for node in nodes]
+    return ["\n".join(lines[start:end]).strip("\n") for start, end in zip([0, *ends], ends, strict=False)]
 
 
 def _first_words(title: str, found: Sequence[Exercise]) -> str:

@@ -46,7 +46,7 @@ _SIGNS_OF: dict[str, tuple[str, ...]] = {  # the first is the answer, others are
     "waiting_rank": ("endless",),
     "vanished_batches": ("lost",),
     "forgotten_place": ("twice",),
-    "hasty_buffer": ("altered",),
+    "hasty_buffer": ("altered", "lost", "twice"),
 }
 COLUMNS = ("predicted", "detected", "mended")
 _LINE = 110  # characters

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from mt_core.lab.bugs.exhibit import Exhibit, FaultError, Source, WrongMend, call, counted
+from mt_core.lab.bugs.exhibit import Exhibit, FaultError, Source, WrongMend, call, counted, items
 
 
 class Copy:
@@ -104,7 +104,7 @@ def _waiting_too_late(batches: list[list[int]], device: FakeDevice) -> list[Copy
 
 def _arrivals(candidate: Callable[..., Any], lag: int, n: int = 6) -> FakeDevice:
     batches, device = [[10 * i, 10 * i + 1] for i in range(n)], FakeDevice(lag)
-    sent = list(call(candidate, [list(batch) for batch in batches], device))
+    sent = items(call(candidate, [list(batch) for batch in batches], device), "the copies")
     if len(sent) != n or not all(isinstance(copy, Copy) for copy in sent):
         raise FaultError(f"{n} batches, {len(sent)} copies returned: what device.copy gave is needed for each")
     for copy in sent:

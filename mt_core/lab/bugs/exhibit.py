@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 
@@ -125,6 +126,30 @@ def call(candidate: Callable[..., Any], *arguments: Any) -> Any:
     if result is None or result is ...:
         raise FaultError(f"{name} returns nothing yet: replace the ... by your own lines")
     return result
+
+
+def pair(values: Any, what: str) -> tuple[Any, Any]:
+    """The two things that a candidate returned; a FaultError where it returned anything else.
+
+    >>> pair([1, 2], "(texts, bad)")
+    (1, 2)
+    """
+    try:
+        one, other = values
+    except (TypeError, ValueError):
+        raise FaultError(f"a pair {what} is needed, not {values!r}") from None
+    return one, other
+
+
+def items(values: Any, what: str, most: int = 10_000) -> list[Any]:
+    """The first `most` of what a candidate returned, a generator without end included; a FaultError for no list.
+
+    >>> items(range(3), "the rows")
+    [0, 1, 2]
+    """
+    if not isinstance(values, Iterable):
+        raise FaultError(f"{what}: a list is needed, not {values!r}")
+    return list(islice(values, most))
 
 
 def numbers(values: Any, what: str) -> list[int]:

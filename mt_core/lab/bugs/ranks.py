@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from itertools import islice
 from typing import Any
 
 import numpy as np
 
 from mt_core.lab.audit import AuditReport, CountingCorpus, audit, counting_corpus
-from mt_core.lab.bugs.exhibit import Exhibit, FaultError, Source, WrongMend, call, counted, numbers, short
+from mt_core.lab.bugs.exhibit import Exhibit, FaultError, Source, WrongMend, call, counted, items, numbers, short
 from mt_core.windows import IGNORE
 
 Batches = list[list[int | None]]  # of one rank: row numbers, None for padding that is not counted
@@ -30,7 +29,7 @@ def _audit_ranks(n_rows: int, n_ranks: int, batches_of: Callable[[int], Batches]
 
 
 def _checked(rows: Any, n_rows: int, what: str) -> list[int | None]:
-    rows = list(islice(rows, 10_000))
+    rows = items(rows, what)
     found = [row for row in rows if row is not None]
     for row in numbers(found, what):
         if not 0 <= row < n_rows:
@@ -166,9 +165,7 @@ def _steps(candidate: Callable[..., Any], n_rows: int, batch_size: int, n_ranks:
     batches: list[Batches] = []
     for rank in range(n_ranks):
         returned = call(candidate, n_rows, batch_size, rank, n_ranks)
-        batches.append(
-            [_checked(batch, n_rows, f"{case}: a batch of rank {rank}") for batch in islice(returned, 10_000)]
-        )
+        batches.append([_checked(batch, n_rows, f"{case}: a batch of rank {rank}") for batch in items(returned, case)])
     counts = [len(own) for own in batches]
     if len(set(counts)) > 1:
         last, first = counts.index(max(counts)), counts.index(min(counts))

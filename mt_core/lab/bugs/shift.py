@@ -11,7 +11,7 @@ from itertools import pairwise
 from typing import Any
 
 from mt_core.lab.audit import audit, counting_corpus
-from mt_core.lab.bugs.exhibit import Exhibit, FaultError, Source, WrongMend, call, numbers, short
+from mt_core.lab.bugs.exhibit import Exhibit, FaultError, Source, WrongMend, call, items, numbers, pair, short
 from mt_core.lab.stories import generate
 
 Pair = tuple[Sequence[int], Sequence[int]]  # the input ids and labels of a row
@@ -44,10 +44,8 @@ def _rolled(token_ids: Sequence[int]) -> Pair:
 
 
 def _pair(candidate: Callable[..., Any], token_ids: list[int]) -> tuple[list[int], list[int]]:
-    returned = call(candidate, list(token_ids))
-    if not isinstance(returned, tuple | list) or len(returned) != 2:
-        raise FaultError(f"a pair (input_ids, labels) is needed, not {returned!r}")
-    inputs, labels = numbers(returned[0], "input_ids"), numbers(returned[1], "labels")
+    shown, asked_for = pair(call(candidate, list(token_ids)), "(input_ids, labels)")
+    inputs, labels = numbers(shown, "input_ids"), numbers(asked_for, "labels")
     if len(inputs) != len(labels):
         raise FaultError(f"{len(inputs)} inputs and {len(labels)} labels: each place needs one label")
     return inputs, labels
@@ -233,9 +231,14 @@ def _split_filtered(documents: Sequence[str], n_val: int, seed: int) -> tuple[li
     return [text for text in train if text not in val], val
 
 
+def _split(candidate: Callable[..., Any], n: int, n_val: int, seed: int) -> tuple[list[str], list[str]]:
+    returned = call(candidate, [f"story {number}" for number in range(n)], n_val, seed)
+    train, val = pair(returned, "(train, val) of lists of documents")
+    return items(train, "train"), items(val, "val")
+
+
 def _overlap(candidate: Callable[..., Any], n: int, n_val: int, seed: int) -> str:
-    documents = [f"story {number}" for number in range(n)]
-    train, val = call(candidate, list(documents), n_val, seed)
+    train, val = _split(candidate, n, n_val, seed)
     both = sorted(set(train) & set(val))
     if both:
         raise FaultError(
@@ -253,14 +256,13 @@ def _examine_split(candidate: Callable[..., Any]) -> str:
     for n, n_val, seed in ((50, 10, 0), (50, 1, 3), (7, 6, 1), (20, 10, 2)):
         seen = _overlap(candidate, n, n_val, seed)
         documents = [f"story {number}" for number in range(n)]
-        train, val = candidate(list(documents), n_val, seed)
+        train, val = _split(candidate, n, n_val, seed)
         if len(val) != n_val or sorted([*train, *val]) != sorted(documents):
             raise FaultError(
                 f"{seen}, but there are {len(train)} + {len(val)} documents where {n - n_val} + {n_val} are needed: "
                 f"{n - len({*train, *val})} documents are in neither"
             )
-        again = candidate(list(documents), n_val, seed)
-        if (list(again[0]), list(again[1])) != (list(train), list(val)):
+        if _split(candidate, n, n_val, seed) != (train, val):
             raise FaultError(
                 f"{seen}, but a second call with seed={seed} gives another split: a run that is resumed would train "
                 "on what it was validated on"

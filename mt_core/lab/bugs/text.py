@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from mt_core.lab.bugs.exhibit import Exhibit, FaultError, Source, WrongMend, call, counted, numbers, short
+from mt_core.lab.bugs.exhibit import Exhibit, FaultError, Source, WrongMend, call, counted, items, numbers, pair, short
 
 # -- ids too large for their type ------------------------------------------------------------------------------
 
@@ -147,12 +147,13 @@ _FILES = (  # what is wrong with it, the lines, the texts that are there, how ma
 def _read(candidate: Callable[..., Any], files: Sequence[Any]) -> str:
     for what, lines, texts, bad in files:
         wanted = [f"story {number}" for number in range(6)] if texts is None else texts
-        found, reported = call(candidate, b"\n".join(lines) + b"\n")
+        texts_found, reported = pair(call(candidate, b"\n".join(lines) + b"\n"), "(texts, bad)")
+        found = items(texts_found, "texts")
         case = f"a file of {len(lines)} lines ({what})"
         lost = [text for text in wanted if text not in found]
         if lost:
             raise FaultError(f"{case}: {len(lost)} of {len(wanted)} good texts are lost, from {lost[0]!r} on")
-        if list(found) != wanted:
+        if found != wanted:
             strange = next((text for text in found if text not in wanted), found)
             raise FaultError(f"{case}: {strange!r} is read, which nobody wrote")
         if reported != bad:

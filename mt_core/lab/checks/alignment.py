@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mt_core.dataset import TransformerDataset
-from mt_core.lab.checks.explained import UntouchedError, WrongError, as_list, explained
+from mt_core.lab.checks.explained import WrongError, as_list, explained, touched
 from mt_core.lab.checks.guesses import in_words
 from mt_core.store import TokenStore
 from mt_core.windows import IGNORE
@@ -114,8 +114,7 @@ def unflattened_loss(my_loss: Callable[[Tensor, Tensor], Any]) -> None:
                     f"it fails, with another error ({message}): call cross_entropy(logits, labels)"
                 ) from None
         else:
-            if got is None or got is ...:
-                raise UntouchedError
+            touched(got)
             raise WrongError("no error: that works. Break it: give cross_entropy logits and labels without any view")
         print(f"torch says: {message}")
         print("B=2, T=8, V=16. It took dimension 1, the 8 places, for the classes: a label was due for each of 2 × 16.")
@@ -125,9 +124,7 @@ def unflattened_loss(my_loss: Callable[[Tensor, Tensor], Any]) -> None:
 
 def _as_rows(my_rows: Callable[[list[int], int], Any], ids: list[int], seq_length: int, case: str) -> list[Pair]:
     """What the reader's function returns, as a list of pairs of lists."""
-    returned = my_rows(list(ids), seq_length)
-    if returned is None or returned is ...:
-        raise UntouchedError
+    returned = touched(my_rows(list(ids), seq_length))
     try:
         pairs = [(as_list(inputs, case), as_list(labels, case)) for inputs, labels in returned]
     except (TypeError, ValueError):

@@ -12,8 +12,7 @@ from torch import Tensor
 
 from mt_core.augment import FillInTheMiddle
 from mt_core.dataset import TransformerDataset
-from mt_core.lab.checks.explained import UntouchedError, WrongError, as_list, explained
-from mt_core.lab.checks.guesses import plain
+from mt_core.lab.checks.explained import WrongError, as_items, as_list, explained, touched
 from mt_core.mixing import MixedDataset
 from mt_core.store import TokenStore
 from mt_core.token_loader import TokenLoader
@@ -61,12 +60,9 @@ def weights(my_weights: Callable[[Sequence[int], float], Any]) -> None:
     with explained(my_weights):
         for sizes, alpha in (([900, 100], 0.5), ([900, 100], 1), ([900, 100], 0), ([8, 1, 27], 1 / 3), ([5], 0.3)):
             case = f"sizes {sizes}, alpha={alpha:.2g}"
-            got = my_weights(list(sizes), alpha)
-            if got is None or got is ...:
-                raise UntouchedError
-            found = plain(got, got)
+            found = as_items(my_weights(list(sizes), alpha))
             if not isinstance(found, list) or not all(isinstance(share, int | float) for share in found):
-                raise WrongError(f"{case}: you returned {got!r}, a list of numbers is needed")
+                raise WrongError(f"{case}: you returned {found!r}, a list of numbers is needed")
             wanted = _weights(sizes, alpha)
             if len(found) == len(wanted) and all(map(_close, found, wanted)):
                 continue
@@ -102,9 +98,7 @@ def batch(my_batch: Callable[[Sequence[int], Sequence[int], int, int], Any]) -> 
         for sizes, whole, batch_size in (((4, 2), (1, 1), 3), ((7, 2), (3, 1), 4), ((5, 3, 2), (2, 3, 1), 6)):
             for step, wanted in enumerate(_batches(sizes, whole, batch_size)):
                 case = f"sizes {list(sizes)}, weights {list(whole)}, batch_size={batch_size}, step {step}"
-                got = my_batch(list(sizes), list(whole), batch_size, step)
-                if got is None or got is ...:
-                    raise UntouchedError
+                got = touched(my_batch(list(sizes), list(whole), batch_size, step))
                 _judge_batch(got, wanted, sizes, case)
                 steps += 1
         far = my_batch([7, 2], [3, 1], 4, 10**12)
@@ -162,9 +156,7 @@ def _judge_batch(got: Any, wanted: list[tuple[int, int, int]], sizes: Sequence[i
 def order(my_augment: Callable[[], Any]) -> None:
     """Check `my_augment()`, which is meant to fail: a list in which FillInTheMiddle does not come first."""
     with explained(my_augment):
-        augment = my_augment()
-        if augment is None or augment is ...:
-            raise UntouchedError
+        augment = touched(my_augment())
         store = TokenStore.from_token_ids(range(10, 60), vocab_size=300)
         try:
             TransformerDataset(store, _tokenizer(), 16, augment=augment)

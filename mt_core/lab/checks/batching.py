@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.data import default_collate
 
 from mt_core.dataset import Batch, TransformerDataset
-from mt_core.lab.checks.explained import UntouchedError, WrongError, explained
+from mt_core.lab.checks.explained import UntouchedError, WrongError, as_number, explained, touched
 from mt_core.model import MicroTransformer
 from mt_core.store import TokenStore
 from mt_core.training import loss_of
@@ -31,14 +31,8 @@ def mean_over_targets(my_mean: Callable[[list[float], list[int]], Any]) -> None:
         ):
             pairs = [(mean, count) for mean, count in zip(means, targets, strict=True) if count]
             wanted = sum(mean * count for mean, count in pairs) / sum(count for _, count in pairs)
-            got = my_mean(list(means), list(targets))
-            if got is None or got is ...:
-                raise UntouchedError
             case = f"batch means {means} over {targets} targets"
-            if isinstance(got, Tensor) and got.numel() == 1:
-                got = got.item()
-            if isinstance(got, bool) or not isinstance(got, int | float):
-                raise WrongError(f"{case}: you returned {got!r}, one number is needed")
+            got = as_number(my_mean(list(means), list(targets)), case, "one number")
             if math.isclose(got, wanted, rel_tol=1e-5):
                 continue
             hint = f"{wanted:g} is needed, you returned {got:g}"
@@ -92,8 +86,7 @@ def stacked(my_stack: Callable[[list[dict[str, Any]]], Any]) -> None:
             if "[8]" not in message or "[5]" not in message:
                 raise WrongError(f"it fails, with another error ({message}): stack the rows as they come") from None
         else:
-            if got is None or got is ...:
-                raise UntouchedError
+            touched(got)
             raise WrongError("no error: that works. Break it: give default_collate the rows as they are, of 8 and of 5")
         print(f"torch says: {message}")
         print("A tensor has one length along each dimension: pad the short rows, or cut rows of one length.")
@@ -176,9 +169,7 @@ def _judge_padded(
     """Rows that count upwards, row b from 10 * b, so that every mistake can be named."""
     case = f"rows of {' and '.join(map(str, lengths))} places, pad_token_id={pad}"
     before = [{name: tensor.clone() for name, tensor in row.items()} for row in rows]
-    got = my_collate(rows, pad)
-    if got is None or got is ...:
-        raise UntouchedError
+    got = touched(my_collate(rows, pad))
     if not isinstance(got, dict) or set(got) != {"input_ids", "labels"}:
         raise WrongError(f"{case}: a dict with input_ids and labels is needed, you returned {got!r}")
     if any(not torch.equal(row[name], kept[name]) for row, kept in zip(rows, before, strict=True) for name in row):

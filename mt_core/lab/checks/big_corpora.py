@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from mt_core.lab.checks.explained import UntouchedError, WrongError, explained
+from mt_core.lab.checks.explained import UntouchedError, WrongError, as_number, explained, touched
 from mt_core.lab.checks.guesses import in_words
 from mt_core.prepare import prepare_corpus
 from mt_core.store import ENDS, TOKENS, StoreError, TokenStore, dtype_for
@@ -46,11 +46,8 @@ def store_bytes(my_store_bytes: Callable[..., Any]) -> None:
                 f"a vocabulary of {vocab_size:,}"
             )
             got = my_store_bytes(text_bytes, per_token, n_documents, vocab_size)
-            if got is None or got is ...:
-                raise UntouchedError
-            if isinstance(got, bool) or not isinstance(got, int | float | np.number):
-                raise WrongError(f"{case}: you returned {got!r}, a number of bytes is needed")
-            found, tokens, width = float(got), text_bytes / per_token, dtype_for(vocab_size).itemsize
+            found = float(as_number(got, case, "a number of bytes"))
+            tokens, width = text_bytes / per_token, dtype_for(vocab_size).itemsize
             wanted = tokens * width + 8 * n_documents
             if not _close(found, wanted):
                 hint = _size_hint(found, tokens, width, text_bytes, n_documents)
@@ -147,9 +144,7 @@ def trying_again(my_executor: Callable[[int], Any]) -> None:
     """Check the class `my_executor(tries)`: an Executor that works here and tries up to `tries` times."""
     with explained(my_executor):
         executor = my_executor(3)
-        future = executor.submit(divmod, 17, 5)
-        if future is None or future is ...:
-            raise UntouchedError
+        future = touched(executor.submit(divmod, 17, 5))
         if not isinstance(executor, Executor):
             raise WrongError("a class that inherits from Executor is needed: class MyExecutor(Executor)")
         _judge_future(future, "submit(divmod, 17, 5)")

@@ -21,7 +21,7 @@ def mend(name: str, my_mend: Callable[..., Any]) -> None:
     if name not in bugs.EXHIBITS:
         raise ValueError(f"no exhibit {name!r}: it must be one of {', '.join(bugs.EXHIBITS)}")
     with explained(my_mend):
-        if inspect.isclass(my_mend) and not any(map(callable, vars(my_mend).values())):
+        if inspect.isclass(my_mend) and all(n.startswith("__") and not callable(x) for n, x in vars(my_mend).items()):
             raise UntouchedError
         verdict = bugs.EXHIBITS[name].check(my_mend)
         if verdict.explanation.endswith("returns nothing yet: replace the ... by your own lines"):

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from mt_core.lab.audit import audit, counting_corpus
-from mt_core.lab.checks.explained import UntouchedError, WrongError, as_list, explained
+from mt_core.lab.checks.explained import WrongError, as_list, explained, touched
 from mt_core.lab.checks.guesses import in_words
 from mt_core.windows import IGNORE
 
@@ -23,7 +23,7 @@ def starts(my_starts: Callable[[int, int], Any]) -> None:
     with explained(my_starts):
         for n, seq_length in ((40, 8), (41, 8), (100, 16), (9, 8), (3, 1), (8, 8)):
             case = f"{n} tokens, seq_length={seq_length}"
-            found = _numbers(my_starts(n, seq_length), case)
+            found = as_list(my_starts(n, seq_length), case)
             _check_coverage(found, n, seq_length, case)
             if found != sorted(found):
                 raise WrongError(f"{case}: you returned {in_words(found)}: the starts must rise, row after row")
@@ -35,18 +35,18 @@ def shuffled_starts(my_starts: Callable[[int, int, np.random.Generator], Any]) -
     with explained(my_starts):
         for n, seq_length in ((401, 8), (100, 4), (9, 8)):
             case = f"{n} tokens, seq_length={seq_length}"
-            first = _numbers(my_starts(n, seq_length, np.random.default_rng(0)), case)
+            first = as_list(my_starts(n, seq_length, np.random.default_rng(0)), case)
             _check_coverage(first, n, seq_length, case)
             if len(first) == 1:
                 continue
             if first == sorted(first):
                 raise WrongError(f"{case}: the starts come in the order of the stream: shuffle them")
-            if first != _numbers(my_starts(n, seq_length, np.random.default_rng(0)), case):
+            if first != as_list(my_starts(n, seq_length, np.random.default_rng(0)), case):
                 raise WrongError(
                     f"{case}: called twice with a generator of the same seed, you returned two orders: draw from the "
                     "generator you are given, and from nothing else"
                 )
-            if first == _numbers(my_starts(n, seq_length, np.random.default_rng(1)), case):
+            if first == as_list(my_starts(n, seq_length, np.random.default_rng(1)), case):
                 raise WrongError(
                     f"{case}: seeds 0 and 1 give the same order, so every epoch would: draw from the generator"
                 )
@@ -66,7 +66,7 @@ def coverage(my_coverage: Callable[[list[Row], int], Any]) -> None:
         }
         for case, (rows, n) in cases.items():
             copies = [(list(inputs), list(labels)) for inputs, labels in rows]
-            found = _numbers(my_coverage(copies, n), case)
+            found = as_list(my_coverage(copies, n), case)
             report = audit(lambda corpus, rows=rows: _batches(rows), counting_corpus(n, n_documents=1))  # type: ignore[misc]
             epoch = report.epochs[0]
             wanted = [epoch.once, epoch.repeated, epoch.never]
@@ -103,8 +103,7 @@ def uncast_lookup(my_lookup: Callable[[np.ndarray, Tensor], Any]) -> None:
                     "embedding(torch.from_numpy(token_ids), weight)"
                 ) from None
         else:
-            if got is None or got is ...:
-                raise UntouchedError
+            touched(got)
             raise WrongError("no error: the ids were cast to a wider type on the way. Break it: leave the cast out")
         said = re.sub(r"#\d ", "", message.partition(" (while")[0])  # the argument's number helps nobody here
         print(f"torch says: {said}")
@@ -120,13 +119,6 @@ def _rows_at(begin: Any, seq_length: int) -> list[Row]:
 
 def _batches(rows: list[Row]) -> list[dict[str, list[list[int]]]]:
     return [{"input_ids": [inputs], "labels": [labels]} for inputs, labels in rows]
-
-
-def _numbers(value: Any, case: str) -> list[int]:
-    """A returned tuple, list or array as a list of whole numbers, NumPy's own among them."""
-    if isinstance(value, list | tuple):
-        value = [int(n) if isinstance(n, np.integer) else n for n in value]
-    return as_list(value, case)
 
 
 def _check_coverage(found: list[int], n: int, seq_length: int, case: str) -> None:

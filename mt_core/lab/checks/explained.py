@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import islice
 from typing import Any
 
 from mt_core.lab.checks.guesses import plain
@@ -56,11 +57,36 @@ def must_be_right() -> None:
         raise AssertionError(said)
 
 
-def as_list(value: Any, case: str) -> list[int]:
-    """A returned tensor, array or list as a list of whole numbers."""
-    if value is None or value is ...:
+def touched(answer: Any) -> Any:
+    """What a reader's function returned, if it returned anything."""
+    if answer is None or answer is ...:
         raise UntouchedError
-    value = plain(value, value)
-    if not isinstance(value, list) or not all(isinstance(n, int) and not isinstance(n, bool) for n in value):
-        raise WrongError(f"{case}: you returned {value!r}, a tensor or list of whole numbers is needed")
-    return value
+    return answer
+
+
+def as_number(answer: Any, case: str, what: str = "a number") -> float:
+    """A returned number, NumPy's own and tensors of one number among them, as Python's."""
+    found = touched(answer)
+    try:
+        found = found.item() if hasattr(found, "item") else found
+    except (ValueError, RuntimeError):
+        pass  # several numbers
+    if isinstance(found, bool) or not isinstance(found, int | float):
+        raise WrongError(f"{case}: you returned {answer!r}, {what} is needed")
+    return found
+
+
+def as_items(answer: Any) -> Any:
+    """A returned list, tuple, range, array, tensor or generator as a list of Python's values; the rest as it is."""
+    found = touched(answer)
+    if isinstance(found, Iterator):
+        found = list(islice(found, 100_000))  # it may never end
+    return plain(found, found)
+
+
+def as_list(answer: Any, case: str) -> list[int]:
+    """Whole numbers that were returned, in whichever form `as_items` knows, as a list."""
+    found = as_items(answer)
+    if not isinstance(found, list) or not all(isinstance(n, int) and not isinstance(n, bool) for n in found):
+        raise WrongError(f"{case}: you returned {found!r}, a tensor or list of whole numbers is needed")
+    return found

@@ -12,8 +12,7 @@ from typing import Any
 import torch
 
 from mt_core import MicroTransformer, TokenLoader, TokenStore, TrainConfig, TransformerDataset, fit
-from mt_core.lab.checks.explained import UntouchedError, WrongError, explained
-from mt_core.lab.checks.guesses import plain
+from mt_core.lab.checks.explained import WrongError, as_items, as_number, explained, touched
 from mt_core.lab.generated_code import whole_functions
 
 _PLANS = [(6e15, 10**9), (1.2e14, 10**7), (6e15, 10**6), (2.4e17, 5 * 10**7), (1.2e16, 10**12)]  # FLOP, tokens there
@@ -24,10 +23,7 @@ def plan(my_plan: Callable[[float, int], Any]) -> None:
     with explained(my_plan):
         for flops, there in _PLANS:
             case = f"{flops:.1e} FLOP, a corpus of {there:,} tokens"
-            found = my_plan(flops, there)
-            if found is None or found is ...:
-                raise UntouchedError
-            found = plain(found, [])
+            found = as_items(my_plan(flops, there))
             if not isinstance(found, list) or len(found) != 2 or not all(isinstance(x, int | float) for x in found):
                 raise WrongError(f"{case}: two numbers are needed, parameters and tokens; you returned {found!r}")
             parameters, tokens = found
@@ -63,12 +59,7 @@ def speed(my_speed: Callable[[Sequence[int], Sequence[float]], Any]) -> None:
     with explained(my_speed):
         for tokens, seconds in _SPEEDS:
             case = f"tokens={tokens}, seconds={seconds}"
-            found = my_speed(list(tokens), list(seconds))
-            if found is None or found is ...:
-                raise UntouchedError
-            found = plain(found, 0.0)
-            if isinstance(found, bool) or not isinstance(found, int | float):
-                raise WrongError(f"{case}: a number is needed, you returned {found!r}")
+            found = as_number(my_speed(list(tokens), list(seconds)), case)
             middle = len(tokens) // 2 - 1
             right = (tokens[-1] - tokens[middle]) / (seconds[-1] - seconds[middle])
             if math.isclose(found, right, rel_tol=1e-6):
@@ -102,10 +93,7 @@ def functions(my_count: Callable[[str, bool], Any]) -> None:
     with explained(my_count):
         for text, ended in _TEXTS:
             case = f"text {text!r}, ended={ended}"
-            found = my_count(text, ended)
-            if found is None or found is ...:
-                raise UntouchedError
-            found = plain(found, [])
+            found = as_items(my_count(text, ended))
             if not isinstance(found, list) or len(found) != 2:
                 raise WrongError(f"{case}: two numbers are needed, you returned {found!r}")
             whole = whole_functions(text, ended=ended)
@@ -130,9 +118,7 @@ def refused(my_change: Callable[[TrainConfig], Any]) -> None:
     """Check `my_change(config)`, whose settings a checkpoint should refuse. Explains the error."""
     with explained(my_change):
         config = TrainConfig(max_steps=4, checkpoint_every=2, warmup_steps=1)
-        changed = my_change(config)
-        if changed is None or changed is ...:
-            raise UntouchedError
+        changed = touched(my_change(config))
         if not isinstance(changed, TrainConfig):
             raise WrongError(f"a TrainConfig is needed, you returned {changed!r}: dataclasses.replace makes one")
         with tempfile.TemporaryDirectory(prefix="mt-", ignore_cleanup_errors=True) as folder:

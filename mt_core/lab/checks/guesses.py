@@ -50,7 +50,7 @@ def plain(value: Any, answer: Any) -> Any:
     if isinstance(value, str):
         return _YES_NO.get(value.strip().lower(), value) if isinstance(answer, bool) else value.strip() or value
     if isinstance(value, Sequence | range):
-        return list(value)
+        return [one if isinstance(one, str | bytes) else plain(one, one) for one in value]
     return value
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mt_core.dataset import TransformerDataset
-from mt_core.lab.checks.explained import UntouchedError, WrongError, as_list, explained
+from mt_core.lab.checks.explained import WrongError, as_list, explained, touched
 from mt_core.store import TokenStore
 from mt_core.token_loader import TokenLoader
 
@@ -21,9 +21,7 @@ _ROWS = torch.tensor([[4, 4, 4, 7, 7, 2, -1], [1, 3, 3, 3, 3, 3, 3]])
 def mask(my_mask: Callable[[Tensor], Any]) -> None:
     """Check `my_mask(document_ids)`: bool (B, T, T), True where place t may look at place j."""
     with explained(my_mask):
-        got = my_mask(_ROWS.clone())
-        if got is None or got is ...:
-            raise UntouchedError
+        got = touched(my_mask(_ROWS.clone()))
         if not isinstance(got, Tensor) or got.dtype != torch.bool:
             what = got.dtype if isinstance(got, Tensor) else type(got).__name__
             raise WrongError(f"you returned {what}, a tensor of truth values (torch.bool) is needed")
@@ -178,8 +176,7 @@ def budget(my_loader: Callable[[TransformerDataset], Any]) -> None:
                     f"it fails, with another error ({message}): give TokenLoader a token_budget from 1 to 31"
                 ) from None
         else:
-            if loader is None or loader is ...:
-                raise UntouchedError
+            touched(loader)
             if not isinstance(loader, TokenLoader):
                 raise WrongError(f"no error, and you returned {type(loader).__name__}: make a TokenLoader")
             raise WrongError("no error: that works. Break it: token_budget smaller than the longest bucket, 32")

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from mt_core.generation import generate
-from mt_core.lab.checks.explained import UntouchedError, WrongError, as_list, explained
-from mt_core.lab.checks.guesses import plain
+from mt_core.lab.checks.explained import WrongError, as_list, as_number, explained, touched
 from mt_core.model import MicroTransformer, ModelConfig
 
 
@@ -18,9 +17,7 @@ def window(my_window: Callable[[int, int], Any]) -> None:
     """Check `my_window(length, width)`: bool (T, T), True where place t looks at itself and the width - 1 before it."""
     with explained(my_window):
         for length, width in ((6, 3), (5, 1), (4, 9), (1, 1), (7, 2)):
-            got = my_window(length, width)
-            if got is None or got is ...:
-                raise UntouchedError
+            got = touched(my_window(length, width))
             case = f"length={length}, width={width}"
             if not isinstance(got, Tensor) or got.dtype != torch.bool:
                 what = got.dtype if isinstance(got, Tensor) else type(got).__name__
@@ -58,12 +55,10 @@ def shared_keys(my_parameters: Callable[[ModelConfig, int], Any]) -> None:
         untied = ModelConfig(vocab_size=50, n_layer=2, n_head=6, n_embd=24, tie_embeddings=False)
         large = ModelConfig(vocab_size=50257, n_layer=12, n_head=12, n_embd=768)
         for config, n_kv_head in ((small, 4), (small, 2), (small, 1), (untied, 3), (large, 4)):
-            got = plain(my_parameters(config, n_kv_head), None)
-            if got is None or got is ...:
-                raise UntouchedError
             shape = f"n_layer={config.n_layer}, n_head={config.n_head}, n_embd={config.n_embd}"
             case = f"{shape}, vocab_size={config.vocab_size}, n_kv_head={n_kv_head}"
-            if isinstance(got, bool) or not isinstance(got, int | float) or got != int(got):
+            got = as_number(my_parameters(config, n_kv_head), case, "a whole number")
+            if not float(got).is_integer():
                 raise WrongError(f"{case}: you returned {got!r}, a whole number is needed")
             wanted = _shared(config, n_kv_head)
             if got == wanted:
@@ -118,9 +113,7 @@ def generation(my_generate: Callable[[MicroTransformer, Tensor, int], Any]) -> N
             wanted = generate(model, prompt, max_new_tokens=n, temperature=0)
             model.read = 0
             given = prompt.clone()
-            returned = my_generate(model, given, n)
-            if returned is None or returned is ...:
-                raise UntouchedError
+            returned = touched(my_generate(model, given, n))
             if not isinstance(returned, Tensor) or returned.shape[:-1] != (1,):
                 what = tuple(returned.shape) if isinstance(returned, Tensor) else type(returned).__name__
                 raise WrongError(f"{case}: you returned {what}, ids of shape (1, {wanted.size(1)}) are needed")
@@ -169,8 +162,7 @@ def odd_head(my_model: Callable[[], Any]) -> None:
                     "evenly, or into an odd number"
                 ) from None
         else:
-            if model is None or model is ...:
-                raise UntouchedError
+            touched(model)
             raise WrongError("no error: that works. Break it: n_head=8 and n_embd=100, or n_embd=8 · 13")
         print(f"mt_core says: {message}")
         print("A head turns its numbers in pairs, so their count must be even, and all heads are of one size.")

@@ -11,8 +11,7 @@ from types import CodeType
 from typing import Any
 
 from mt_core.corpus import CorpusError
-from mt_core.lab.checks.explained import UntouchedError, WrongError, explained
-from mt_core.lab.checks.guesses import plain
+from mt_core.lab.checks.explained import WrongError, as_items, explained, touched
 from mt_core.lab.own_corpus import survey
 
 
@@ -103,9 +102,7 @@ def bad_line(my_file: Callable[[Path], Any]) -> None:
         explained(my_file),
         tempfile.TemporaryDirectory(prefix="mt-own-", ignore_cleanup_errors=True) as name,
     ):
-        path = my_file(Path(name))
-        if path is None or path is ...:
-            raise UntouchedError
+        path = touched(my_file(Path(name)))
         if not isinstance(path, str | Path) or not Path(path).is_file():
             raise WrongError("you returned no path of a file: write it into the folder and return its path")
         if Path(path).suffix != ".jsonl":
@@ -125,27 +122,22 @@ def bad_line(my_file: Callable[[Path], Any]) -> None:
 
 
 def _list_of_lists(value: Any, case: str) -> list[list[int]]:
-    if value is None or value is ...:
-        raise UntouchedError
-    got = [plain(row, row) for row in value] if isinstance(value, list | tuple) else plain(value, value)
-    if not isinstance(got, list) or not all(isinstance(row, list) for row in got):
+    got = as_items(value)
+    rows = [as_items(row) for row in got] if isinstance(got, list) else [got]
+    if not all(isinstance(row, list) for row in rows):
         raise WrongError(f"{case}: a list of rows is needed, each a list of tokens")
-    return got
+    return rows
 
 
 def _whole_numbers(value: Any, case: str) -> list[int]:
-    if value is None or value is ...:
-        raise UntouchedError
-    got = plain(value, value)
+    got = as_items(value)
     if not isinstance(got, list) or not all(isinstance(n, int) and not isinstance(n, bool) for n in got):
         raise WrongError(f"{case}: you returned {type(value).__name__}, a list or array of row numbers is needed")
     return got
 
 
 def _verdicts(value: Any, n: int, case: str) -> list[bool]:
-    if value is None or value is ...:
-        raise UntouchedError
-    got = plain(value, value)
+    got = as_items(value)
     if not isinstance(got, list) or len(got) != n or not all(isinstance(one, bool) for one in got):
         raise WrongError(f"{case}: a list with True or False for each text is needed")
     return got

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mt_core.lab.checks.explained import UntouchedError, WrongError, explained
+from mt_core.lab.checks.explained import UntouchedError, WrongError, as_number, explained, touched
 from mt_core.lab.checks.guesses import in_words
 from mt_core.lab.copy_engine import CopyEngine
 
@@ -22,9 +22,7 @@ def travel_dtype(my_travel_dtype: Callable[[int], Any]) -> None:
     with explained(my_travel_dtype):
         for vocab_size in (128, 129, 1024, 32768, 32769, 50257, 65536, 1 << 20, 1 << 31, (1 << 31) + 1):
             case, wanted = f"vocab_size={vocab_size:,}", _travel_dtype(vocab_size)
-            got = my_travel_dtype(vocab_size)
-            if got is None or got is ...:
-                raise UntouchedError
+            got = touched(my_travel_dtype(vocab_size))
             if not isinstance(got, torch.dtype):
                 raise WrongError(f"{case}: a dtype such as torch.int16 is needed, you returned {got!r}")
             if got in _UNSIGNED:
@@ -57,11 +55,8 @@ def period(my_period: Callable[..., Any]) -> None:
         times = [(6, 3, 5), (1, 3, 5), (20, 3, 5), (1, 9, 5), (4, 3, 5), (7, 3, 5), (2, 2, 2)]
         for way, (fetch, copy, compute) in itertools.product(WAYS, times):
             case = f"{way!r}, fetch {fetch}, copy {copy}, compute {compute}"
-            got, wanted = my_period(way, fetch, copy, compute), _period(way, fetch, copy, compute)
-            if got is None or got is ...:
-                raise UntouchedError
-            if isinstance(got, bool) or not isinstance(got, int | float):
-                raise WrongError(f"{case}: a number is needed, you returned {got!r}")
+            wanted = _period(way, fetch, copy, compute)
+            got = as_number(my_period(way, fetch, copy, compute), case)
             if abs(got - wanted) > 1e-9:
                 raise WrongError(f"{case}: you returned {in_words(got)}, right is {in_words(wanted)}. {_WHY[way]}")
         print(f"Right: {len(times)} sets of times, three ways each.")
@@ -113,9 +108,7 @@ def _check_run(
     case = f"n_buffers={n_buffers}, an engine {behind} copies behind"
     given = [{name: rows.clone() for name, rows in batch.items()} for batch in batches]
     with _Watched(behind) as engine:
-        returned = my_prefetcher(given, engine, n_buffers)
-        if returned is None or returned is ...:
-            raise UntouchedError
+        returned = touched(my_prefetcher(given, engine, n_buffers))
         arrived = list(itertools.islice(returned, len(batches) + 1))
         waits = engine.n_waits
     if len(arrived) != len(batches):

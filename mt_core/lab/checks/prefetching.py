@@ -12,8 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from mt_core import TokenLoader, TokenStore, TransformerDataset
 from mt_core.lab import simulate
-from mt_core.lab.checks.explained import UntouchedError, WrongError, explained
-from mt_core.lab.checks.guesses import plain
+from mt_core.lab.checks.explained import WrongError, as_number, explained, touched
 
 _BOUNDS = [  # fetch and compute in seconds, workers, cores
     (0.04, 0.02, 2, 8),
@@ -38,11 +37,7 @@ def bound(my_bound: Callable[[float, float, int, int], Any]) -> None:
                     f"{case}: division by zero. Without workers the main process fetches and computes in turn, "
                     "one batch in fetch + compute"
                 ) from None
-            if found is None or found is ...:
-                raise UntouchedError
-            found = plain(found, 0.0)
-            if isinstance(found, bool) or not isinstance(found, int | float):
-                raise WrongError(f"{case}: a number is needed, you returned {found!r}")
+            found = as_number(found, case)
             pipeline = simulate.Pipeline(fetch=fetch, compute=compute, num_workers=workers, cores=cores)
             right = simulate.bound(pipeline)
             if not math.isclose(found, right, rel_tol=1e-6):
@@ -85,9 +80,7 @@ def ahead(my_ahead: Callable[..., Iterable[Any]]) -> None:
                 copied.append(batch)
                 return f"copy of {batch}"
 
-            handed_out = my_ahead(source(), copy, depth)
-            if handed_out is None or handed_out is ...:
-                raise UntouchedError
+            handed_out = touched(my_ahead(source(), copy, depth))
             count = 0
             for batch in handed_out:
                 if batch != f"copy of {count}":
@@ -123,9 +116,7 @@ def resumable(my_class: Callable[[Any], Any]) -> None:
         for handed_out in (1, 0, 3, last - 1, last):
             loader = _loader()
             mine = my_class(loader)
-            running = type(mine).__iter__(mine)
-            if running is None or running is ...:
-                raise UntouchedError
+            running = touched(type(mine).__iter__(mine))
             running = iter(running)
             seen = [_ids(batch) for batch in islice(running, handed_out)]
             case = f"{handed_out} of {last} batches handed out"
@@ -189,8 +180,7 @@ def queue_of_nothing(my_loader: Callable[[Dataset[int]], Any]) -> None:
                 raise WrongError(f"an error, but of another kind: {error}") from None
             message = str(error).partition(".")[0]
         else:
-            if loader is None or loader is ...:
-                raise UntouchedError
+            touched(loader)
             if not isinstance(loader, DataLoader):
                 raise WrongError(f"a DataLoader is needed, you returned {loader!r}")
             settings = f"num_workers={loader.num_workers} and prefetch_factor={loader.prefetch_factor}"

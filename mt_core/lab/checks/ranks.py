@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from mt_core.dataset import TransformerDataset
-from mt_core.lab.checks.explained import UntouchedError, WrongError, as_list, explained
-from mt_core.lab.checks.guesses import in_words, plain
+from mt_core.lab.checks.explained import WrongError, as_items, as_list, as_number, explained, touched
+from mt_core.lab.checks.guesses import in_words
 from mt_core.store import TokenStore
 from mt_core.token_loader import TokenLoader
 
@@ -30,11 +30,7 @@ def mean(my_mean: Callable[[list[float], list[int]], Any]) -> None:
         ]
         for means, counts, answer in cases:
             case = f"means {in_words(means)}, counts {in_words(counts)}"
-            found = plain(my_mean(list(means), list(counts)), answer)
-            if found is None or found is ...:
-                raise UntouchedError
-            if isinstance(found, bool) or not isinstance(found, int | float):
-                raise WrongError(f"{case}: you returned {found!r}, one number is needed")
+            found = as_number(my_mean(list(means), list(counts)), case, "one number")
             if math.isclose(found, answer, rel_tol=1e-5):
                 continue
             if math.isnan(found):
@@ -68,15 +64,10 @@ def resumed(my_share: Callable[[list[int], int, int, int, int], Any]) -> None:
 
 def _batches(value: Any, rank: int, case: str) -> list[list[int]]:
     """What the reader returned for a rank: a list of lists of rows."""
-    if value is None or value is ...:
-        raise UntouchedError
-    value = plain(value, value)
-    if not isinstance(value, list) or not all(isinstance(plain(batch, batch), list) for batch in value):
-        raise WrongError(f"{case}: rank {rank} got {value!r}, a list of batches is needed, each a list of rows")
-    batches = [plain(batch, batch) for batch in value]
-    for batch in batches:
-        as_list(batch, f"{case}: rank {rank}")
-    return batches
+    batches = as_items(value)
+    if not isinstance(batches, list) or any(isinstance(batch, str | int | float | None) for batch in batches):
+        raise WrongError(f"{case}: rank {rank} got {batches!r}, a list of batches is needed, each a list of rows")
+    return [as_list(batch, f"{case}: rank {rank}") for batch in batches]
 
 
 def _check_shares(shares: list[list[list[int]]], order: list[int], batch_size: int, done: int, case: str) -> None:
@@ -161,8 +152,7 @@ def not_shared(my_loader: Callable[[Any], Any]) -> None:
                     f"it fails, with another error ({message}): give rank, world_size, batch_size"
                 ) from None
         else:
-            if loader is None or loader is ...:
-                raise UntouchedError
+            touched(loader)
             if not isinstance(loader, TokenLoader):
                 raise WrongError(f"you returned {type(loader).__name__}, a TokenLoader is needed")
             raise WrongError(

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from mt_core import LoaderStateError, TokenLoader, TokenStore, TransformerDataset
-from mt_core.lab.checks.explained import UntouchedError, WrongError, explained
+from mt_core.lab.checks.explained import UntouchedError, WrongError, explained, touched
 
 _STEPS = (0, 1, 4, 6, 9, 20)
 
@@ -17,9 +17,7 @@ def state(my_state: Callable[[TokenLoader, int], Any]) -> None:
         per_epoch = len(_loader())
         for step in _STEPS:
             case = f"{per_epoch} batches an epoch, step={step}"
-            found = my_state(_loader(), step)
-            if found is None or found is ...:
-                raise UntouchedError
+            found = touched(my_state(_loader(), step))
             if not isinstance(found, dict):
                 raise WrongError(f"{case}: a state is a dict, as loader.state_dict() gives it; you returned {found!r}")
             resumed = _loader()
@@ -87,9 +85,7 @@ def delivering(my_class: Callable[..., Any]) -> None:
             names = list("abcdefghijkl"[:n])
             batches = _Noted(names)
             mine = my_class(batches, ahead)
-            running = type(mine).__iter__(mine)
-            if running is None or running is ...:
-                raise UntouchedError
+            running = touched(type(mine).__iter__(mine))
             case = f"{n} batches, ahead={ahead}, stopped after {stop}"
             seen = _taken(iter(running), stop, case)
             if seen != names[:stop]:

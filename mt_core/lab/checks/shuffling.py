@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Sampler, SequentialSampler, TensorDataset
 
-from mt_core.lab.checks.explained import UntouchedError, WrongError, as_list, explained
+from mt_core.lab.checks.explained import WrongError, as_list, explained, touched
 from mt_core.lab.checks.guesses import in_words
 from mt_core.lab.shuffling import serial_correlation
 
@@ -145,8 +145,7 @@ def two_orders(my_loader: Callable[[Any, Any], Any]) -> None:
             if "sampler" not in message or "shuffle" not in message:
                 raise WrongError(f"it fails, with another error ({message}): pass sampler and shuffle=True") from None
         else:
-            if loader is None or loader is ...:
-                raise UntouchedError
+            touched(loader)
             decides = "no order of ours" if not isinstance(loader, DataLoader) else type(loader.sampler).__name__
             missing = "shuffle=True" if getattr(loader, "sampler", None) is sampler else "the sampler"
             if isinstance(getattr(loader, "sampler", None), SequentialSampler):
@@ -173,8 +172,7 @@ def _permutation(value: Any, rows: range, case: str) -> list[int]:
 
 def _drawn(rows: Any, n: int, case: str) -> list[int]:
     """All that comes out of the reader's generator, which must end by itself."""
-    if rows is None or rows is ...:
-        raise UntouchedError
+    touched(rows)
     if not hasattr(rows, "__next__"):
         raise WrongError(f"{case}: you returned {type(rows).__name__}, a generator is needed: hand rows out with yield")
     found = []

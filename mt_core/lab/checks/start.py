@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mt_core.lab.checks.explained import UntouchedError, WrongError, explained
+from mt_core.lab.checks.explained import WrongError, as_number, explained, touched
 from mt_core.tokenizer import MicroTransformerTokenizer
 from mt_core.windows import IGNORE
 
@@ -26,13 +26,7 @@ def targets(my_targets: Callable[[dict[str, Tensor]], Any]) -> None:
         10: "you counted places of input_ids that are not 0; what is scored stands in labels",
     }
     with explained(my_targets):
-        got = _touched(my_targets(batch))
-        if isinstance(got, Tensor) and got.numel() == 1:
-            got = got.item()
-        if isinstance(got, bool) or not isinstance(got, int | float):
-            raise WrongError(
-                f"One number is needed, your function returned {type(got).__name__}. Sum over both dimensions"
-            )
+        got = as_number(my_targets(batch), "Three rows of 4 places", "one number, a sum over both dimensions,")
         if got != 9:
             why = mistakes.get(got, "count the places of labels that are not -100")
             raise WrongError(f"Three rows of 4 places hold 9 targets, your function says {got}: {why}")
@@ -51,7 +45,7 @@ def story(my_story: Callable[[str], Any], model: nn.Module, tokenizer: MicroTran
     with explained(my_story):
         hook = model.register_forward_pre_hook(note)
         try:
-            got = _touched(my_story(prompt))
+            got = touched(my_story(prompt))
         finally:
             hook.remove()
         wanted = tokenizer.encode(prompt)["input_ids"][:-1]
@@ -70,10 +64,3 @@ def story(my_story: Callable[[str], Any], model: nn.Module, tokenizer: MicroTran
         if not got.startswith(prompt) or len(got) <= len(prompt):
             raise WrongError(f"The story should begin with {prompt!r} and go on; yours begins {got[:30]!r}")
         print(f"Right: the model read [CLS] and the {len(wanted) - 1} tokens of {prompt!r}, and went on from there.")
-
-
-def _touched(got: Any) -> Any:
-    """What a reader's function returned, if it returned anything."""
-    if got is None or got is ...:
-        raise UntouchedError
-    return got

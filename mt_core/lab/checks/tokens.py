@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 import tempfile
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from mt_core.corpus import CorpusError, CorpusWarning, iterate_documents
-from mt_core.lab.checks.explained import UntouchedError, WrongError, as_list, explained
+from mt_core.lab.checks.explained import WrongError, as_items, as_list, explained, touched
 from mt_core.tokenizer import MicroTransformerTokenizer
 
 _FABLES = ("A hen sat in the den.", "Then the hen ran.", "")
@@ -52,10 +52,8 @@ def digits(my_words: Callable[[str], Any]) -> None:
     """Check `my_words(text)`: the words of a text, in which each digit is a word of its own."""
     with explained(my_words):
         for text in ("In 1984 a hen laid 12 eggs.", "R2D2 met 7 hens,3 cats  and_1 fox!", "No number here", "42", "é9"):
-            words = my_words(text)
-            if words is None or words is ...:
-                raise UntouchedError
-            if not isinstance(words, Sequence) or isinstance(words, str) or not all(isinstance(w, str) for w in words):
+            words = as_items(my_words(text))
+            if not isinstance(words, list) or not all(isinstance(w, str) for w in words):
                 raise WrongError(f"{text!r}: you returned {words!r}, a list of strings is needed")
             if "".join(words) != text:
                 raise WrongError(
@@ -101,8 +99,7 @@ def decode(my_decode: Callable[[list[int], list[bytes]], Any]) -> None:
                     else "a token may hold half a character: join the bytes of all tokens first, then decode once"
                 )
                 raise WrongError(f"{case}: UnicodeDecodeError ({error.reason}); {why}") from None
-            if found is None or found is ...:
-                raise UntouchedError
+            touched(found)
             if isinstance(found, bytes):
                 raise WrongError(f"{case}: you returned bytes, a text is needed: decode them as UTF-8")
             if not isinstance(found, str):
@@ -121,10 +118,8 @@ def decode(my_decode: Callable[[list[int], list[bytes]], Any]) -> None:
 def bad_line(my_lines: Callable[[], Any]) -> None:
     """Check `my_lines()`, meant to fail: three lines of JSONL, of which the second stops the reader."""
     with explained(my_lines):
-        lines = my_lines()
-        if lines is None or lines is ...:
-            raise UntouchedError
-        if not isinstance(lines, Sequence) or len(lines) != 3 or not all(isinstance(x, str | bytes) for x in lines):
+        lines = as_items(my_lines())
+        if not isinstance(lines, list) or len(lines) != 3 or not all(isinstance(x, str | bytes) for x in lines):
             raise WrongError(f"you returned {lines!r}, a list of three lines is needed, each a string (or bytes)")
         raw = [line.encode("utf-8", "surrogatepass") if isinstance(line, str) else line for line in lines]
         for number, line in enumerate(raw, 1):

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from mt_core.lab.checks.explained import UntouchedError, WrongError, as_list, explained
+from mt_core.lab.checks.explained import UntouchedError, WrongError, as_items, as_list, explained, touched
 from mt_core.lab.checks.guesses import in_words
 
 _LINES = ("once", "upon a time", "", "größer", "the end")
@@ -29,9 +29,7 @@ def deliveries(my_deliveries: Callable[[list[int]], Any]) -> None:
         for arrived in cases:
             case = f"arrived {in_words(arrived)}"
             given = list(arrived)
-            returned = my_deliveries(given)
-            if returned is None or returned is ...:
-                raise UntouchedError
+            returned = as_items(my_deliveries(given))
             if given != arrived:
                 raise WrongError(f"{case}: the list you were given was changed: leave it as it is")
             if not isinstance(returned, list) or len(returned) != len(arrived):
@@ -114,9 +112,7 @@ def _global_generators() -> tuple[Any, ...]:
 def _masked(my_mask: Callable[..., Any], input_ids: Tensor, row: int, *, seed: int, epoch: int) -> Tensor:
     """What the reader's function returns, checked to be a masked copy."""
     case, given = f"seed={seed}, epoch={epoch}, row={row}", input_ids.clone()
-    got = my_mask(given, row, seed=seed, epoch=epoch)
-    if got is None or got is ...:
-        raise UntouchedError
+    got = touched(my_mask(given, row, seed=seed, epoch=epoch))
     if not torch.equal(given, input_ids):
         raise WrongError(f"{case}: the ids you were given were changed themselves: work on a copy")
     if not isinstance(got, Tensor) or got.shape != input_ids.shape or got.dtype != torch.int64:
@@ -188,9 +184,7 @@ def _check_each_line(rows: Any, when: str) -> None:
 def stay_at_home(my_rows: Callable[[], Any]) -> None:
     """Check `my_rows()`, which is meant to fail: a dataset that works here and cannot be sent. Explains the error."""
     with explained(my_rows):
-        dataset = my_rows()
-        if dataset is None or dataset is ...:
-            raise UntouchedError
+        dataset = touched(my_rows())
         try:
             size, first = len(dataset), dataset[0]
         except Exception as error:
