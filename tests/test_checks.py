@@ -42,6 +42,18 @@ Say = Callable[..., str]
         ((6,), [6, 7], "You guessed [6]; the answer is [6, 7]."),
         ([np.int64(6), torch.tensor(8)], [6, 7], "You guessed [6, 8]; the answer is [6, 7]."),
         ("seven", 7, "You guessed 'seven'; the answer is 7."),
+        ("750", 750, "Your guess is right: 750. Numbers need no quotes."),
+        ("6.2", 6.24, "Your guess, 6.2, is close: the answer is 6.24. Numbers need no quotes."),
+        ("9", 7, "You guessed 9; the answer is 7. Numbers need no quotes."),
+        ("37%", 0.37, "Your guess is right: 0.37. Numbers need no quotes."),
+        ("nan", 7, "You guessed 'nan'; the answer is 7."),
+        ("7", "7", "Your guess is right: '7'."),
+        pytest.param(
+            10**400, 0.5, "You guessed a number of about 400 digits; the answer is 0.5.", id="no float holds it"
+        ),
+        pytest.param(
+            -(10**5000), 7, "You guessed a number of about 5000 digits; the answer is 7.", id="str refuses it"
+        ),
     ],
 )
 def test_a_guess_is_set_beside_the_answer_in_one_line(say: Say, guess: Any, answer: Any, expected: str) -> None:
@@ -52,6 +64,11 @@ def test_a_guess_is_set_beside_the_answer_in_one_line(say: Say, guess: Any, answ
 
 def test_a_unit_follows_the_answer(say: Say) -> None:
     assert say(checks.compare_guess, 12, 13, unit="rows") == "Your guess, 12, is close: the answer is 13 rows.\n"
+
+
+def test_a_percentage_in_quotes_is_read_as_percent_where_the_answer_is_in_percent(say: Say) -> None:
+    said = "Your guess is right: 37 %. Numbers need no quotes.\n"
+    assert say(checks.compare_guess, "37%", 37, unit="%") == said
 
 
 def cut(ids: list[int], size: int, *, shift: int = 1, width: int | None = None) -> Rows:

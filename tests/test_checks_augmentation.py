@@ -131,3 +131,4 @@ def test_an_order_that_was_not_broken_is_explained(say: Say, answer: Callable[..
 def test_the_broken_order_shows_the_error_and_why(say: Say, other: Any) -> None:
     printed = say(augmentation.order, lambda: [other, FillInTheMiddle(rate=0.5)])
     assert "mt_core says: FillInTheMiddle turns rows as they stand in the text: put it before the others" in printed
+    assert say(augmentation.order, lambda: (other, FillInTheMiddle(rate=0.5))) == printed

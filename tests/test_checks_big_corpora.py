@@ -134,6 +134,30 @@ class Greedy(Right):
         return future
 
 
+class Restless(Right):
+    """Goes on when the work has succeeded."""
+
+    def submit(self, work: Any, /, *arguments: Any, **named: Any) -> Any:
+        future: Future = Future()
+        for _ in range(self.tries):
+            future.set_result(work(*arguments, **named))
+        return future
+
+
+class Hasty(Right):
+    """Sets the error of each attempt."""
+
+    def submit(self, work: Any, /, *arguments: Any, **named: Any) -> Any:
+        future: Future = Future()
+        for _ in range(self.tries):
+            try:
+                future.set_result(work(*arguments, **named))
+                break
+            except OSError as error:
+                future.set_exception(error)
+        return future
+
+
 class Raising(Right):
     def submit(self, work: Any, /, *arguments: Any, **named: Any) -> Any:
         future = super().submit(work, *arguments, **named)
@@ -172,6 +196,8 @@ class WithoutArguments(Right):
         (NoExecutor, "a class that inherits from Executor"),
         (Once, "called 1 times, 3 are needed: as often as allowed"),
         (Greedy, "called 2 times, 1 are needed: stop when it has worked"),
+        (Restless, "submit(divmod, 17, 5): the future was set twice"),
+        (Hasty, "work that fails 2 times: the future was set twice"),
         (Raising, "submit itself raised the error"),
         (Empty, "the future is not done"),
         (Bare, "returned (3, 2): a concurrent.futures.Future is needed"),

@@ -63,6 +63,7 @@ def right_speed(tokens: Sequence[int], seconds: Sequence[float]) -> float:
         (lambda t, s: None, "returns nothing yet"),
         (lambda t, s: t[-1] / s[-1], "mean of the whole run"),
         (lambda t, s: (t[-1] - t[len(t) // 2]) / ((s[-1] - s[len(s) // 2]) or 1), "one step late"),
+        (lambda t, s: (t[-1] - t[len(t) // 2]) / (s[-1] - s[len(s) // 2]), "one step late"),
         (lambda t, s: t[-1] / 2, "are due, you say"),
         (lambda t, s: "fast", "a number is needed"),
     ],

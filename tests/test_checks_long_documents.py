@@ -138,6 +138,13 @@ def test_wrong_packing_is_explained(say: Say, answer: Callable[..., Any], why: s
     assert why in printed and "Right" not in printed
 
 
+def test_many_lengths_are_not_called_lengths_twice(say: Say) -> None:
+    def alone(lengths: list[int], capacity: int, n_open: int) -> list[int]:
+        return streamed(lengths, capacity, n_open) if len(lengths) < 300 else list(range(300))
+
+    assert "Not yet. 300 lengths from 1 to 40, capacity=64, n_open=1: " in say(long_documents.stream_pack, alone)
+
+
 def test_right_packing_passes(say: Say) -> None:
     printed = say(long_documents.stream_pack, streamed)
     assert printed.startswith("Right: no row too full")

@@ -1,6 +1,7 @@
 """Checks of notebook 06: right answers pass, wrong ones are explained in the learner's terms."""
 
 from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import Any
 
 import pytest
@@ -126,8 +127,9 @@ def with_(**settings: Any) -> Callable[..., Any]:
         (with_(used=1), "you waited 9 times and 0 are enough"),
         (straight, "the engine read 20 pieces of memory, 1 for each"),
         (waiting, "all batches are right, but you waited"),
-        (lambda batches, engine, n: list(prefetch(batches, engine, n))[:-1], "9 of 10 batches came out"),
-        (lambda batches, engine, n: list(prefetch(batches + batches, engine, n)), "more than 10 batches came out"),
+        (lambda batches, engine, n: islice(prefetch(batches, engine, n), 9), "9 of 10 batches came out"),
+        (lambda batches, engine, n: prefetch(batches + batches, engine, n), "more than 10 batches came out"),
+        (lambda *given: list(prefetch(*given)), "you returned list, a generator is needed"),
         (lambda batches, engine, n: (b["labels"] for b in prefetch(batches, engine, n)), "you yielded Tensor"),
     ],
 )
@@ -154,6 +156,8 @@ def test_a_right_prefetcher_passes(say: Say) -> None:
     [
         (lambda buffer, rows: ..., "returns nothing yet"),
         (lambda buffer, rows: buffer[: len(rows)].copy_(rows), "no error: 8 rows went in"),
+        (lambda buffer, rows: rows.copy_(buffer), "with a batch of 1 row it must work, and 0 rows"),
+        (lambda buffer, rows: buffer + rows, "with a batch of 1 row it must work, and 0 rows"),
         (lambda buffer, rows: buffer.wrong, "stopped with AttributeError"),
     ],
 )

@@ -57,7 +57,7 @@ def share(order: list[int], batch_size: int, rank: int, world_size: int, deliver
     ("answer", "words"),
     [
         (lambda *given: None, "returns nothing yet"),
-        (lambda o, b, r, w, d: share(o, b, r, w, 0), "22 rows, batches of 8, 8 delivered, 1 ranks: the ranks have [3]"),
+        (lambda o, b, r, w, d: share(o, b, r, w, 0), "22 rows, batches of 8, 8 delivered, 1 rank: the ranks have [3]"),
         (lambda o, b, r, w, d: share(o, b, r, w, d * w), "counts the rows of all ranks together"),
         (lambda o, b, r, w, d: share(o, b, w - 1 - r, w, d), "dealt out in another order"),
         (lambda o, b, r, w, d: share(o[::-1], b, r, w, d), "global batch 0 of the epoch is"),

@@ -218,6 +218,11 @@ def in_time(loader: Any, state: Any) -> None:
     loader.load_state_dict(state)
 
 
+def in_time_for_an_iterator(loader: Any, state: Any) -> Any:
+    loader.load_state_dict(state)
+    return iter(loader)
+
+
 def let_go(loader: Any, state: Any) -> None:
     next(iter(loader))
     loader.load_state_dict(state)
@@ -228,6 +233,8 @@ def let_go(loader: Any, state: Any) -> None:
     [
         (lambda loader, state: ..., "returns nothing yet"),
         (in_time, "there was no iterator yet"),
+        (in_time_for_an_iterator, "you loaded in time, there was no iterator yet; make the iterator first"),
+        (lambda loader, state: iter(loader), "the state was never loaded"),
         (let_go, "your iterator is gone already"),
         (lambda loader, state: loader.load_state_dict(state | {"seed": 5}), "an error, but of another kind"),
         (lambda loader, state: 1 / 0, "stopped with ZeroDivisionError"),

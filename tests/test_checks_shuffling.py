@@ -137,6 +137,27 @@ def always_seed_0(rows: Iterator[int], buffer_size: int, seed: int) -> Iterator[
     return right_buffer(rows, buffer_size, 0)
 
 
+def each_full_buffer_by_itself(rows: Iterator[int], buffer_size: int, seed: int) -> Iterator[int]:
+    random, waiting = np.random.default_rng(seed), []
+    for row in rows:
+        waiting.append(row)
+        if len(waiting) == buffer_size:
+            random.shuffle(waiting)
+            yield from waiting
+            waiting = []
+    random.shuffle(waiting)
+    yield from waiting
+
+
+def leaves_the_rest(rows: Iterator[int], buffer_size: int, seed: int) -> Iterator[int]:
+    random, waiting = np.random.default_rng(seed), []
+    for row in rows:
+        waiting.append(row)
+        if len(waiting) == buffer_size:
+            yield waiting.pop(random.integers(len(waiting)))
+    yield from waiting
+
+
 def never_ends(rows: Iterator[int], buffer_size: int, seed: int) -> Iterator[int]:
     yield from rows
     yield from count()
@@ -148,6 +169,8 @@ def never_ends(rows: Iterator[int], buffer_size: int, seed: int) -> Iterator[int
         (one_too_large, "places early"),
         (forgets_the_rest, "you returned 17 rows, 20 are needed"),
         (reads_to_the_end, "a stream without end"),
+        (each_full_buffer_by_itself, "buffer_size=50: no row came more than 49 places late"),
+        (leaves_the_rest, "buffer_size=50: the last 49 rows come in their own order"),
         (first_out, "the rows come in their own order"),
         (fresh_chance, "asked twice with seed=0"),
         (always_seed_0, "over 60 seeds"),

@@ -24,6 +24,9 @@ STREAMS = {
     "kept [CLS] and left out [SEP]": lambda t, texts: [i for x in texts for i in t.encode(x)["input_ids"][:-1]],
     "all three lists": lambda t, texts: [i for x in texts for ids in t.encode(x).values() for i in ids],
     "of each text all its input_ids but the first": lambda t, texts: t.encode(" ".join(texts))["input_ids"][1:],
+    "as many ids as are needed, but at place 0 stands 2, ": lambda t, texts: [
+        i for x in texts for i in reversed(t.encode(x)["input_ids"][1:])
+    ],
     "Not yet. <lambda> stopped with KeyError": lambda t, texts: t.encode(texts[0])["ids"],
     "<lambda> returns nothing yet": lambda t, texts: ...,
 }

@@ -97,6 +97,8 @@ def by_the_global_numpy(input_ids: Tensor, row: int, *, seed: int, epoch: int) -
         (lambda ids, row, *, seed, epoch: masked(ids, (epoch, row)), "seed 1 masks the same places"),
         (lambda ids, row, *, seed, epoch: masked(ids, seed + epoch + row), "added or joined to one number"),
         (lambda ids, row, *, seed, epoch: masked(ids, (seed + epoch, row)), "added or joined to one number"),
+        (lambda ids, row, *, seed, epoch: masked(ids, int(f"{seed}{epoch}{row}")), "(0, 1, 11) and (0, 11, 1) mask"),
+        (lambda ids, row, *, seed, epoch: masked(ids, seed * 10**6 + epoch * 1000 + row), "(0, 0, 1000) and (0, 1, 0)"),
         (lambda ids, row, *, seed, epoch: masked(ids, (seed, epoch, row), 0.5), "% of 4,000 ids were masked"),
         (lambda ids, row, *, seed, epoch: masked(ids, (seed, epoch, row)) + 1, "must stay as they were"),
         (lambda ids, row, *, seed, epoch: masked(ids, (seed, epoch, row))[:9], "you returned (9,) torch.int64"),
@@ -156,6 +158,13 @@ class RightLines(HalfWayLines):
         self.open()
 
 
+class RobbedLines(RightLines):
+    def __getstate__(self) -> dict[str, Any]:
+        state = self.__dict__
+        del state["file"]
+        return state
+
+
 class ReadLines(Dataset[str]):
     def __init__(self, path: Path) -> None:
         self.lines = path.read_text(encoding="utf-8").splitlines()
@@ -193,6 +202,7 @@ class EndedLines(RightLines):
         (UntouchedLines, "returns nothing yet"),
         (OpenLines, "pickle refuses: cannot pickle '_io.BufferedReader'"),
         (HalfWayLines, "Write __setstate__, which opens the file again"),
+        (RobbedLines, "lost its open file, file: __getstate__ must work on a copy"),
         (ReadLines, "no attribute holds an open file"),
         (CarriedLines, "the lines themselves travel"),
         (ForwardLines, "rows are asked for in any order"),

@@ -100,7 +100,7 @@ def test_the_words_of_the_map_name_every_stage_in_order() -> None:
     words = map_words()
     places = [words.index(f"{stage.name} (") for stage in STAGES]
     assert all(a < b for a, b in pairwise(places))
-    assert "rows in 02 and 03 and 10" in words
+    assert "rows in 02 and 03 and 10" in words and "loss in 03, step in 13" in words
     assert map_words([("once", [Stage(name="a", form="b", made_by="")])]) == "Once: a (b)."
 
 
@@ -176,6 +176,7 @@ def right_targets(batch):
     [
         (right_targets, "Right: 9 targets"),
         (lambda batch: int(right_targets(batch)), "Right: 9 targets"),
+        (lambda batch: right_targets(batch).numpy(), "Right: 9 targets"),
         (lambda batch: ..., "returns nothing yet"),
         (lambda batch: None, "returns nothing yet"),
         (lambda batch: batch["labels"].numel(), "every label was counted"),
@@ -185,8 +186,8 @@ def right_targets(batch):
         (lambda batch: (batch["labels"] == -100).sum(), "places to leave out"),
         (lambda batch: 5, "says 5: count the places"),
         (lambda batch: float("nan"), "says nan"),
-        (lambda batch: (batch["labels"] != -100).sum(1), "returned Tensor"),
-        (lambda batch: True, "returned bool"),
+        (lambda batch: (batch["labels"] != -100).sum(1), "you returned tensor([4, 2, 3]), one number"),
+        (lambda batch: True, "you returned True, one number"),
         (lambda batch: batch["label"], "stopped with KeyError"),
     ],
 )
@@ -214,6 +215,11 @@ def test_check_story(capsys, tokenizer) -> None:
         "returned list": lambda prompt: [story(ids(prompt)[:-1])],
         "go on; yours begins": lambda prompt: story(ids(prompt)[:-1])[len(prompt) :],
         "stopped with ValueError": lambda prompt: generate(model, torch.tensor(ids(prompt)), max_new_tokens=1),
+        "type of dict. The model reads a tensor (1, T)": lambda prompt: story(tokenizer.encode(prompt)),
+        "encode returns a dictionary": lambda prompt: story(tokenizer.encode(prompt)[:-1]),
+        "decode its row 0": lambda prompt: tokenizer.decode(
+            generate(model, torch.tensor([ids(prompt)[:-1]]), max_new_tokens=3)
+        ),
     }
     for says, answer in answers.items():
         checks.start.story(answer, model, tokenizer)

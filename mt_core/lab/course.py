@@ -55,7 +55,7 @@ LANES: tuple[tuple[str, tuple[Stage, ...]], ...] = (
         "for every batch, on the device",
         (
             Stage(name="logits", form="float32 (B, T, V)", made_by="MicroTransformer", notebooks=("14",)),
-            Stage(name="loss", form="float32 ()", made_by="loss_of"),
+            Stage(name="loss", form="float32 ()", made_by="loss_of", notebooks=("03",)),
             Stage(name="step", form="new weights", made_by="fit", notebooks=("13", "15")),
         ),
     ),

@@ -162,7 +162,7 @@ def order(my_augment: Callable[[], Any]) -> None:
             TransformerDataset(store, _tokenizer(), 16, augment=augment)
         except ValueError as error:
             message = str(error)
-            if not isinstance(augment, list) or not any(isinstance(one, FillInTheMiddle) for one in augment):
+            if not isinstance(augment, list | tuple) or not any(isinstance(one, FillInTheMiddle) for one in augment):
                 raise WrongError(f"it fails, with another error ({message})") from None
             if "put it before the others" not in message:
                 raise WrongError(f"it fails, with another error ({message})") from None

@@ -7,7 +7,7 @@ import tempfile
 import textwrap
 import tracemalloc
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor, Future
+from concurrent.futures import Executor, Future, InvalidStateError
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -144,7 +144,7 @@ def trying_again(my_executor: Callable[[int], Any]) -> None:
     """Check the class `my_executor(tries)`: an Executor that works here and tries up to `tries` times."""
     with explained(my_executor):
         executor = my_executor(3)
-        future = touched(executor.submit(divmod, 17, 5))
+        future = touched(_submitted(executor, "submit(divmod, 17, 5)", divmod, 17, 5))
         if not isinstance(executor, Executor):
             raise WrongError("a class that inherits from Executor is needed: class MyExecutor(Executor)")
         _judge_future(future, "submit(divmod, 17, 5)")
@@ -170,6 +170,16 @@ class _Unlucky:
         return self.work(*arguments, **named)
 
 
+def _submitted(executor: Any, case: str, *work: Any) -> Any:
+    try:
+        return executor.submit(*work)
+    except InvalidStateError:
+        raise WrongError(
+            f"{case}: the future was set twice, and takes one result or one error: stop when the work has worked, and "
+            "set the error of the last attempt alone"
+        ) from None
+
+
 def _judge_future(future: Any, case: str) -> None:
     if not isinstance(future, Future):
         raise WrongError(f"{case} returned {future!r}: a concurrent.futures.Future is needed, with the result set")
@@ -185,7 +195,7 @@ def _inside(future: Future[Any]) -> str:
 def _judge_tries(my_executor: Callable[[int], Any], tries: int, fails: int) -> None:
     work, case = _Unlucky(fails), f"tries={tries}, work that fails {fails} time{'s' * (fails != 1)}"
     try:
-        future = my_executor(tries).submit(work, 7)
+        future = _submitted(my_executor(tries), case, work, 7)
     except OSError:
         raise WrongError(
             f"{case}: submit itself raised the error. It belongs in the future, set_exception(error): who submits may "

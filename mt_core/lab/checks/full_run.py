@@ -46,7 +46,7 @@ def plan(my_plan: Callable[[float, int], Any]) -> None:
 
 
 _SPEEDS = [  # tokens so far and seconds so far, after each step
-    ([100, 200, 300, 400], [30.0, 31.0, 32.0, 33.0]),
+    ([100, 200, 300, 400], [30.0, 31.0, 32.0, 34.0]),  # uneven, so that beginning a step early or late is seen
     ([100, 200, 300, 400, 500, 600], [5.0, 6.0, 7.0, 9.0, 11.0, 13.0]),
     ([10, 20], [8.0, 9.0]),
     ([50, 100, 150, 200], [1.0, 2.0, 3.0, 4.0]),

@@ -103,8 +103,8 @@ def stream_pack(my_stream_pack: Callable[[list[int], int, int], Any]) -> None:
             (many, 64, 4),
             (many, 64, 300),
         ):
-            shown = str(lengths) if len(lengths) < 10 else "300 lengths from 1 to 40"
-            case = f"lengths {shown}, capacity={capacity}, n_open={n_open}"
+            shown = f"lengths {lengths}" if len(lengths) < 10 else "300 lengths from 1 to 40"
+            case = f"{shown}, capacity={capacity}, n_open={n_open}"
             rows = as_list(my_stream_pack(list(lengths), capacity, n_open), case)
             _judge_rows(rows, lengths, capacity, n_open, case)
         shares = [sum(many) / 64 / (max(_streamed(many, 64, n)) + 1) for n in (1, 4, 300)]

@@ -97,7 +97,7 @@ def split(my_split: Callable[..., Any]) -> None:
 
 
 def bad_line(my_file: Callable[[Path], Any]) -> None:
-    """Check `my_file(folder)`: the path of a JSONL file with good records and exactly one that cannot be read."""
+    """Check `my_file(folder)`: the path of a JSONL file with at least two good records and one that cannot be read."""
     with (
         explained(my_file),
         tempfile.TemporaryDirectory(prefix="mt-own-", ignore_cleanup_errors=True) as name,
@@ -117,6 +117,8 @@ def bad_line(my_file: Callable[[Path], Any]) -> None:
             )
         if found.n_bad > 1:
             raise WrongError(f"{found.n_bad} records cannot be read: break one alone")
+        if found.n_documents < 2:
+            raise WrongError(f"{found.n_documents} record can be read, two are needed: the rest is to go on being read")
         print(f"mt_core says: line {found.first_bad.line}: {found.first_bad.reason}")
         print(f"One record is lost, {found.n_documents} are read: the rest of a file is never given up for one line.")
 
@@ -126,6 +128,11 @@ def _list_of_lists(value: Any, case: str) -> list[list[int]]:
     rows = [as_items(row) for row in got] if isinstance(got, list) else [got]
     if not all(isinstance(row, list) for row in rows):
         raise WrongError(f"{case}: a list of rows is needed, each a list of tokens")
+    for number, row in enumerate(rows):
+        if not all(isinstance(token, int) for token in row):
+            raise WrongError(
+                f"{case}: row {number} is {row!r}, one list of tokens is needed: inputs and labels are both cut from it"
+            )
     return rows
 
 

@@ -109,6 +109,9 @@ def _check_run(
     given = [{name: rows.clone() for name, rows in batch.items()} for batch in batches]
     with _Watched(behind) as engine:
         returned = touched(my_prefetcher(given, engine, n_buffers))
+        if not hasattr(returned, "__next__"):
+            what = type(returned).__name__
+            raise WrongError(f"{case}: you returned {what}, a generator is needed: hand each batch out with yield")
         arrived = list(itertools.islice(returned, len(batches) + 1))
         waits = engine.n_waits
     if len(arrived) != len(batches):
@@ -176,9 +179,17 @@ def short_batch(my_fill: Callable[[Tensor, Tensor], Any]) -> None:
             raise WrongError(
                 "no error: 8 rows went in, or none. Copy them with copy_ into the whole buffer, without slicing"
             )
-        print(f"torch says: {message}")
         row = torch.arange(4)[None]
-        my_fill(buffer, row)
+        try:
+            my_fill(buffer, row)
+        except RuntimeError:
+            pass  # counted as 0 rows
         same = int((buffer == row).all(dim=1).sum())
+        if same == 0:
+            raise WrongError(
+                f"an error, but of another kind: {message}; with a batch of 1 row it must work, and 0 rows of the "
+                "buffer hold it. Copy rows into the whole buffer, buffer.copy_(rows)"
+            )
+        print(f"torch says: {message}")
         print("A buffer of 16 rows, a batch of 8: a validation loader keeps its last, incomplete batch.")
         print(f"With a batch of 1 row nothing complains: it now stands in {same} rows of the buffer.")

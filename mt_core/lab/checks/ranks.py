@@ -52,7 +52,8 @@ def resumed(my_share: Callable[[list[int], int, int, int, int], Any]) -> None:
         for n_rows, batch_size, done in ((22, 8, 0), (22, 8, 1), (22, 8, 2), (16, 8, 1), (50, 16, 2), (5, 8, 0)):
             order = np.random.default_rng(n_rows).permutation(n_rows).tolist()
             for world_size in (1, 2, 4, 8):
-                case = f"{n_rows} rows, batches of {batch_size}, {done * batch_size} delivered, {world_size} ranks"
+                n_ranks = f"{world_size} rank{'s' * (world_size != 1)}"
+                case = f"{n_rows} rows, batches of {batch_size}, {done * batch_size} delivered, {n_ranks}"
                 shares = [
                     _batches(my_share(list(order), batch_size, rank, world_size, done * batch_size), rank, case)
                     for rank in range(world_size)

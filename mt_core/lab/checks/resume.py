@@ -213,6 +213,13 @@ def late(my_resume: Callable[[TokenLoader, dict[str, Any]], Any]) -> None:
     """Check `my_resume(loader, state)`, which is meant to fail: the state comes when an iterator is running."""
     with explained(my_resume):
         loader, other = _loader(), _loader()
+        load, epochs = loader.load_state_dict, []
+
+        def noted(state: Any) -> None:
+            epochs.append(loader.epoch)  # -1 before the first iterator
+            load(state)
+
+        loader.load_state_dict = noted  # type: ignore[method-assign]
         running = iter(other)
         next(running)
         try:
@@ -222,10 +229,15 @@ def late(my_resume: Callable[[TokenLoader, dict[str, Any]], Any]) -> None:
                 raise WrongError(f"an error, but of another kind: {error}") from None
             message = str(error)
         else:
-            if loader.epoch < 0 and loader.state_dict()["samples_delivered"] == 0 and (found is None or found is ...):
+            if loader.epoch < 0 and not epochs and (found is None or found is ...):
                 raise UntouchedError
-            if loader.epoch < 0:
-                raise WrongError("no error: there was no iterator yet, so the state came in time. Make one before")
+            if not epochs:
+                raise WrongError("no error: the state was never loaded. Call loader.load_state_dict(state) too")
+            if epochs[0] < 0:
+                raise WrongError(
+                    "no error: you loaded in time, there was no iterator yet; make the iterator first: "
+                    "batches = iter(loader)"
+                )
             raise WrongError(
                 "no error: your iterator is gone already, so no one would go on from a wrong place. Keep it: "
                 "batches = iter(loader), and load the state while you have it"

@@ -46,6 +46,15 @@ def story(my_story: Callable[[str], Any], model: nn.Module, tokenizer: MicroTran
         hook = model.register_forward_pre_hook(note)
         try:
             got = touched(my_story(prompt))
+        except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+            hint = (
+                "generate returns a batch, (1, T): decode its row 0, as in tokenizer.decode(ids[0])"
+                if read
+                else "The model reads a tensor (1, T), torch.tensor([ids]), where ids is a list of whole numbers: "
+                'encode returns a dictionary, and the list is its ["input_ids"]'
+            )
+            name = getattr(my_story, "__name__", "your function")
+            raise WrongError(f"{name} stopped with {type(error).__name__}: {error}. {hint}") from None
         finally:
             hook.remove()
         wanted = tokenizer.encode(prompt)["input_ids"][:-1]

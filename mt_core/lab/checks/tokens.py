@@ -42,8 +42,12 @@ def stream(my_stream: Callable[[MicroTransformerTokenizer, list[str]], Any]) -> 
             elif len(found) == sum(3 * len(ids) for ids in whole):
                 why = "all three lists of each dictionary are in it: only input_ids belong into a stream"
             else:
-                wanted = sum(len(ids) - 1 for ids in whole)
-                why = f"{len(found)} ids, {wanted} are needed: of each text all its input_ids but the first, in order"
+                wanted = [i for ids in whole for i in ids[1:]]
+                why = f"{len(found)} ids, {len(wanted)} are needed"
+                if len(found) == len(wanted):
+                    at = next(place for place, right in enumerate(wanted) if found[place] != right)
+                    why = f"as many ids as are needed, but at place {at} stands {found[at]}, {wanted[at]} is needed"
+                why += ": of each text all its input_ids but the first, in order"
             raise WrongError(f"{case}: {why}")
         print("Right: every text ends with [SEP] and none begins with [CLS]; the empty text is a [SEP] alone.")
 

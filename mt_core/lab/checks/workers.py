@@ -7,6 +7,7 @@ import random
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -88,6 +89,8 @@ def mask(my_mask: Callable[..., Any]) -> None:
             if torch.equal(found, _masked(my_mask, input_ids, **other)):
                 raise WrongError(f"{words}: seed, epoch and row must all be in the key")
         pairs = [((0, 0, 1), (0, 1, 0)), ((0, 1, 0), (1, 0, 0)), ((1, 2, 3), (1, 3, 2)), ((2, 5, 7), (3, 5, 6))]
+        pairs += [((0, 1, 11), (0, 11, 1))]  # digits after digits
+        pairs += [((0, 0, size), (0, 1, 0)) for size in (100, 1000, 10_000)]  # epoch * 1000 + row, and so on
         for one, two in pairs:
             masks = [_masked(my_mask, input_ids, row, seed=seed, epoch=epoch) for seed, epoch, row in (one, two)]
             if torch.equal(*masks):
@@ -146,7 +149,8 @@ def _check_lines(rows: Any, path: Path, opened: list[Any]) -> None:
     if not isinstance(rows, Dataset):
         raise WrongError("a class that inherits from Dataset is needed: class MyLines(Dataset)")
     _check_each_line(rows, "before any journey")
-    files = [name for name, value in vars(rows).items() if hasattr(value, "read") and hasattr(value, "fileno")]
+    files = {name: value for name, value in vars(rows).items() if hasattr(value, "read") and hasattr(value, "fileno")}
+    opened.append(SimpleNamespace(**files))
     if not files:
         raise WrongError(
             "no attribute holds an open file: it works, but the exercise is to keep the file open between rows and "
@@ -160,6 +164,12 @@ def _check_lines(rows: Any, path: Path, opened: list[Any]) -> None:
         ) from None
     if "größer".encode() in parcel:
         raise WrongError("the lines themselves travel: send the path, and read the file again on arrival")
+    for name in files:
+        if not hasattr(vars(rows).get(name), "read"):
+            raise WrongError(
+                f"pickled, the dataset itself has lost its open file, {name}: __getstate__ must work on a copy, "
+                "self.__dict__.copy(), and leave self as it was"
+            )
     copy = pickle.loads(parcel)
     opened.append(copy)
     try:
