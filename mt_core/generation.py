@@ -55,8 +55,14 @@ def generate(
         generator: source of the draws, on the model's device.
 
     Raises:
+        TypeError: input_ids is no tensor.
         ValueError: a setting out of range, or an empty prompt.
     """
+    if not isinstance(input_ids, Tensor):
+        raise TypeError(
+            f"input_ids is {type(input_ids).__name__}, a tensor of ids (B, T) is needed, for one text "
+            'torch.tensor([tokenizer.encode(text)["input_ids"][:-1]])'
+        )
     if input_ids.dim() != 2 or input_ids.size(1) == 0:
         raise ValueError(f"input_ids has shape {tuple(input_ids.shape)}, (B, T) with T of at least 1 is needed")
     in_range = temperature >= 0 and (top_k is None or top_k >= 1) and (top_p is None or 0 < top_p <= 1)

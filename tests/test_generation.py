@@ -178,3 +178,9 @@ def test_no_new_tokens_is_the_prompt():
 
 def test_the_names_of_generation_are_names_of_the_model_too():
     assert (mt_core.model.generate, mt_core.model.KeyValueCache) == (generate, KeyValueCache)
+
+
+@pytest.mark.parametrize("prompt", ["Once", [[1, 2]], {"input_ids": [1, 2]}])
+def test_what_is_no_tensor_is_refused_with_the_way_to_make_one(prompt):
+    with pytest.raises(TypeError, match=rf"input_ids is {type(prompt).__name__}, a tensor of ids \(B, T\) is needed"):
+        generate(make(), prompt, max_new_tokens=1)
