@@ -49,13 +49,13 @@ ABSOLUTE_PATH = re.compile(
 MEASURES = re.compile(r"\b(?:perf_counter|process_time|monotonic|time\.time|getrusage|record|tune)\(")
 FRAME_TOP = {"the question": r"\bquestion\b", "what the reader will be able to do": r"\b(able to|you can)\b"}
 FRAME_TOP |= {"the minutes it takes": r"\bminutes\b", "what you need": r"\byou need\b"}
+FRAME_END = {"the recall questions": r"\brecall\b", "what comes next": r"\bnext\b"}
 # A name of a guess where a cell sets it, and where it hands it on to be compared.
 GUESS_SET = re.compile(r"^(\w*guess\w*)\s*(?::.*?)?=", re.M)
 GUESS_USED = re.compile(r"(?<!\w)(\w*guess\w*)[,)]")
 # Minutes as a lesson's top and the stubs of its exercises say them.
 MINUTES = re.compile(r"\bminutes\W+(\d+), with exercises (\d+)\b", re.I)
 STUB_MINUTES = re.compile(r"Difficulty \d of \d, (\d+) minutes?\b")
-FRAME_END = {"the recall questions": r"\brecall\b", "what comes next": r"\bnext\b"}
 
 
 class _ThisInterpreter(KernelSpecManager):
