@@ -91,12 +91,27 @@ def test_a_good_notebook_has_no_problems() -> None:
         (code("f", shown(**{nbrun.WIDGET: "{}", "text_plain": "0%"})), "widget without a picture"),
         (code("f", text("10%\r20%\r")), "carriage return"),
         (code("f", shown(text_plain="<object at 0x7f3d3dda7240>")), "object's address"),
+        (code("compare_guess(guess, 3)\nguess = None  # your guess: and then?"), "sets 'guess' and compares it"),
+        (code("near_guess: int | None = None\npredict(a=1, b=near_guess)"), "sets 'near_guess' and compares it"),
+        (code("compare_guess(\n    guess, 3\n)\nguess = None"), "sets 'guess' and compares it"),
     ],
 )
 def test_each_rule_for_a_cell_can_fail(cell: nbformat.NotebookNode, problem: str) -> None:
     good = code("print(1)", text("1\n"))
     problems = found(notebook(good, cell))
     assert problem in problems and "cell 1: " in problems and "cell 0: " not in problems
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "compare_guess(guess, 3)\nnext_guess = None  # your guess, as in compare(next_guess, 4)",
+        "if guess == 3:\n    compare_guess(guess, right)",
+        "compare_guess(\n    guess=guess,\n    answer=3,\n)",
+    ],
+)
+def test_a_cell_may_compare_one_guess_and_ask_for_another(source: str) -> None:
+    assert found(notebook(code(source))) == ""
 
 
 @pytest.mark.parametrize(
@@ -194,18 +209,24 @@ def lesson(
     setup: int = 6,
     guesses: int = 3,
     seconds: int | None = 60,
+    stubs: tuple[int, ...] = (),
 ) -> nbformat.NotebookNode:
     first = code("\n".join(f"import m{i}" for i in range(setup)))
     predictions = [code("guess = None") for _ in range(guesses)]
     between = [new_markdown_cell("word " * (words // middle)) for _ in range(middle)]
-    nb = notebook(new_markdown_cell(top), first, *predictions, *between, new_markdown_cell(end))
+    exercises = [code(f'"""Make. Difficulty 1 of 3, {minutes} minutes."""', tags=("exercise",)) for minutes in stubs]
+    nb = notebook(new_markdown_cell(top), first, *predictions, *between, *exercises, new_markdown_cell(end))
     if seconds is not None:
         nb.metadata["microtransformer"] = nbformat.from_dict({"seconds": seconds})
     return nb
 
 
+TIMED = "The question. You can count. **Minutes:** 10, with exercises 35. **You need** nothing."
+
+
 def test_a_lesson_with_its_whole_frame_has_no_problems() -> None:
     assert list(nbrun.frame_problems(lesson())) == []
+    assert list(nbrun.frame_problems(lesson(top=TIMED, stubs=(5, 20)))) == []
 
 
 @pytest.mark.parametrize(
@@ -225,10 +246,18 @@ def test_a_lesson_with_its_whole_frame_has_no_problems() -> None:
         (lesson(guesses=2), "2 predictions"),
         (lesson(seconds=61), "the stored run took 61 s, a lesson takes at most 60"),
         (lesson(seconds=None), "the stored run took None s"),
+        (lesson(top=TIMED, stubs=(5, 10)), "says 35 minutes with exercises; with those of the stubs it is 25"),
+        (lesson(top=TIMED), "says 35 minutes with exercises; with those of the stubs it is 10"),
     ],
 )
 def test_each_rule_for_a_lesson_can_fail(damaged: nbformat.NotebookNode, problem: str) -> None:
     assert [line for line in nbrun.frame_problems(damaged) if problem in line]
+
+
+def test_every_lesson_but_the_museum_says_its_minutes_with_exercises() -> None:
+    tops = {path.name: nbformat.read(path, as_version=4).cells[0].source for path in NOTEBOOKS if nbrun.is_lesson(path)}
+    silent = [name for name, top in tops.items() if not nbrun.MINUTES.search(top)]
+    assert silent == ["16_bug_museum.ipynb"], "a top in other words is not checked: **Minutes:** 45, with exercises 80."
 
 
 def test_only_numbered_lessons_need_the_frame_and_long_cells_are_advice(tmp_path: Path) -> None:

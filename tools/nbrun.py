@@ -50,6 +50,12 @@ MEASURES = re.compile(r"\b(?:perf_counter|process_time|monotonic|time\.time|getr
 FRAME_TOP = {"the question": r"\bquestion\b", "what the reader will be able to do": r"\b(able to|you can)\b"}
 FRAME_TOP |= {"the minutes it takes": r"\bminutes\b", "what you need": r"\byou need\b"}
 FRAME_END = {"the recall questions": r"\brecall\b", "what comes next": r"\bnext\b"}
+# A name of a guess where a cell sets it, and where it hands it on to be compared.
+GUESS_SET = re.compile(r"^(\w*guess\w*)\s*(?::.*?)?=", re.M)
+GUESS_USED = re.compile(r"(?<!\w)(\w*guess\w*)[,)]")
+# Minutes as a lesson's top and the stubs of its exercises say them.
+MINUTES = re.compile(r"\bminutes\W+(\d+), with exercises (\d+)\b", re.I)
+STUB_MINUTES = re.compile(r"Difficulty \d of \d, (\d+) minutes?\b")
 
 
 class _ThisInterpreter(KernelSpecManager):
@@ -159,6 +165,9 @@ def _source_problems(cell: NotebookNode, following: NotebookNode | None) -> Iter
             yield f"tag {tag!r} keeps the cell from being compared: remove it"
     if is_measured(cell) and (following is None or is_measured(following)):
         yield "a measured cell needs an exact cell right after it that asserts and prints what must hold"
+    used = GUESS_USED.findall(re.sub("#.*", "", source))
+    for name in sorted({*GUESS_SET.findall(source)}.intersection(used)):
+        yield f"sets {name!r} and compares it, so a second run forgets the answer: set it earlier, or use another name"
     if path := ABSOLUTE_PATH.search(source):
         yield f"absolute path {path.group()!r} in the code: use a path relative to the notebook"
 
@@ -205,7 +214,12 @@ def frame_problems(nb: NotebookNode) -> Iterator[str]:
     code = code_cells(nb)
     if code and line_count(code[0]) > MAX_SETUP_LINES:
         yield f"the set-up cell has {line_count(code[0])} lines, at most {MAX_SETUP_LINES}: move the rest out"
-    guesses = sum(bool(re.search(r"^\w*guess\w*\s*(:.*)?=", cell.source, re.M)) for cell in code)
+    if stated := MINUTES.search(" ".join(prose[:3])):
+        alone, with_exercises = map(int, stated.groups())
+        needed = alone + sum(int(minutes) for cell in code for minutes in STUB_MINUTES.findall(cell.source))
+        if with_exercises != needed:
+            yield f"the top says {with_exercises} minutes with exercises; with those of the stubs it is {needed}"
+    guesses = sum(bool(GUESS_SET.search(cell.source)) for cell in code)
     if guesses < MIN_GUESSES:
         yield f"{guesses} predictions (`guess = ...`), a lesson has at least {MIN_GUESSES}"
 
