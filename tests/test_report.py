@@ -89,10 +89,11 @@ def test_one_long_document_is_cut_at_a_token(tokenizer: MicroTransformerTokenize
         one_file([1], counting([255]), tokenizer)
 
 
-def test_a_first_part_ends_with_a_document_where_one_ends() -> None:
+def test_a_first_part_ends_with_a_document_where_one_ends_in_its_second_half() -> None:
     store = counting([10, 4, 30])
-    assert [len(first_part(store, n)) for n in (5, 10, 13, 14, 43, 44, 99)] == [5, 10, 10, 14, 14, 44, 44]
+    assert [len(first_part(store, n)) for n in (5, 10, 13, 14, 43, 44, 99)] == [5, 10, 10, 14, 43, 44, 44]
     assert first_part(store, 14).document_ends.tolist() == [10, 14]
+    assert first_part(store, 43).document_ends.tolist() == [10, 14, 43]
 
 
 def test_shares_are_those_worked_out_by_hand() -> None:

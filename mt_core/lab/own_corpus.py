@@ -128,7 +128,8 @@ def count_overlap(train: np.ndarray, val: np.ndarray) -> int:
 
 
 def first_part(store: TokenStore, n_tokens: int) -> TokenStore:
-    """The first documents with at most `n_tokens` tokens, in memory; where the first is longer, its beginning."""
+    """The first documents with at most `n_tokens` tokens, in memory; with the beginning of the next one where they
+    have less than half of that."""
     return _stretch(store, 0, n_tokens)
 
 
@@ -196,11 +197,12 @@ def divide(
 
 
 def _stretch(store: TokenStore, start: int, stop: int) -> TokenStore:
-    """Tokens from `start` on up to the last document's end before `stop`; where there is none, up to `stop`."""
+    """Tokens from `start` on up to the last document's end before `stop`; if those are less than half, up to `stop`."""
     stop = min(stop, len(store))
     ends = store.document_ends.astype(np.int64)
     ends = ends[(ends > start) & (ends <= stop)]
-    ends = ends if ends.size else np.array([stop])
+    if not ends.size or ends[-1] - start < (stop - start) / 2:  # a title, and then one long document
+        ends = np.append(ends, stop)
     ids = store.token_ids[start : int(ends[-1])]
     return TokenStore.from_token_ids(
         ids, vocab_size=store.vocab_size, document_ends=ends - start, pad_token_id=store.pad_token_id

@@ -112,8 +112,8 @@ def report(
         store = open_corpus(corpus.train, tokenizer, **how)
         texts = [document.text for document in islice(iterate_documents(corpus.train, **how), _TEXTS)]
         parts = divide(corpus, found, store, tokenizer, **how)
-    seq_length = suitable_seq_length(store) if seq_length is None else seq_length
     part = first_part(store, _AUDIT_TOKENS)
+    seq_length = suitable_seq_length(part) if seq_length is None else seq_length
     rows = TransformerDataset(part, seq_length=seq_length, chunking=chunking)
     batch_size = suitable_batch_size(rows) if batch_size is None else batch_size
     check_count("batch_size", batch_size)
